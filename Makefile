@@ -61,10 +61,11 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "Python" sh scripts/python.sh test built
 	@cat $(PARTS)
 
-alone: ## Check the library with no store, and with each store alone.
+alone: ## Check the library with no store, and with each store or other feature alone.
 	cargo check --locked -p globallock --no-default-features
 	set -e; stores=$$(sed -n 's/^default = //p' crates/globallock/Cargo.toml | tr -d '[]",'); \
-		for store in $$stores; do cargo check --locked -p globallock --no-default-features --features $$store; done
+		for feature in $$stores metrics opentelemetry; do \
+			cargo check --locked -p globallock --no-default-features --features $$feature; done
 
 page: tools ## Test the page of `globallock serve` in headless Chromium (PICTURES=docs/pictures renews those).
 	PICTURES=$(PICTURES) sh scripts/page.sh
@@ -114,10 +115,11 @@ quick: ## Run the unit tests and the conformance suite on the stores that need n
 tools: ## Install the servers and peers that the tests start (apt, pip, cargo; only what is missing).
 	sh scripts/install-tools.sh
 
-lint: ## Check format, lints, documentation, licences and sources.
+lint: ## Check format, lints, documentation, alerts, licences and sources.
 	cargo fmt --all --check
 	sh scripts/lines.sh
 	sh scripts/api.sh
+	sh scripts/alerts.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	sh scripts/deny.sh

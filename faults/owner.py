@@ -8,6 +8,7 @@ Threads take every other lock, and tasks of asyncio take the rest.
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from choices import Choice
 from globallock import GlobalLockManager
 from globallock.aio import AsyncLock
-from globallock.exceptions import StoreDenied, StoreUnavailable, StoreUnfit
+from globallock.exceptions import Evicted, StoreDenied, StoreUnavailable, StoreUnfit
 
 #: The capacity of a read-write lock, which is a semaphore underneath.
 MAX_CAPACITY = 2**29 - 1
@@ -35,7 +36,10 @@ REASONS = {
     "lease expired": "expired",
     "max hold time": "max_hold",
     "store has no such claim": "revoked",
+    "broken by": "evicted",
 }
+#: The reason that an operator gives for an eviction.
+EVICTION = re.compile(r"owner \d+ eviction \d+")
 
 
 def now():
@@ -45,6 +49,17 @@ def now():
 def reason_of(text):
     [reason] = {reason for words, reason in REASONS.items() if words in text}
     return reason
+
+
+def eviction_in(text):
+    """Returns the operator's reason in a text that tells of an eviction."""
+    return EVICTION.search(text).group()
+
+
+def of_loss(text):
+    """Returns what is logged of a loss."""
+    reason = reason_of(text)
+    return {"reason": reason, "eviction": eviction_in(text)} if reason == "evicted" else {"reason": reason}
 
 
 class Owner:
@@ -199,6 +214,8 @@ class Turns:
                     self.hold(lock, claim, is_exclusive)
                 else:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
+            except Evicted as error:
+                self.failed(claim, {"evicted": eviction_in(str(error))})
             except ERRORS as error:
                 self.failed(claim, {"error": str(error)})
                 time.sleep(PAUSE)
@@ -206,7 +223,7 @@ class Turns:
 
     def hold(self, lock, claim, is_exclusive):
         line = self.line(lock, claim, is_exclusive)
-        lock.on_lost(lambda reason: self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason)))
+        lock.on_lost(lambda reason: self.owner.log("lost", at=now(), claim=claim, **of_loss(reason)))
         for _ in range(self.choice.rounds):
             if not self.check_held(lock, claim):
                 break
@@ -256,6 +273,8 @@ class Turns:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
             except asyncio.TimeoutError:
                 self.failed(claim, "cancelled")
+            except Evicted as error:
+                self.failed(claim, {"evicted": eviction_in(str(error))})
             except ERRORS as error:
                 self.failed(claim, {"error": str(error)})
                 await asyncio.sleep(PAUSE)
@@ -283,7 +302,7 @@ class Turns:
     async def log_loss(self, same, claim):
         reason = await same.lost()
         if reason is not None:
-            self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason))
+            self.owner.log("lost", at=now(), claim=claim, **of_loss(reason))
 
     async def ask_async(self, line):
         try:

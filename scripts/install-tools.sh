@@ -37,7 +37,11 @@ need python3 python3
 need man man-db
 need script bsdutils
 need perl perl-base
+# For its promtool, which checks the rules for alerts.
+need promtool prometheus
 need zsh zsh
+# A terminal that says what is on its screen.
+need tmux tmux
 # Shells, their completions, and the readers of the manual pages and of the recipes.
 need fish fish
 [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
@@ -64,7 +68,7 @@ if [ -n "$packages" ]; then
         exit 1
     fi
     # Debian starts the packaged server; the tests start their own, on free ports.
-    for server in redis-server etcd supervisor; do
+    for server in redis-server etcd supervisor prometheus; do
         case "$packages" in *"$server"*) as_root service "$server" stop >/dev/null 2>&1 || true ;; esac
     done
 fi

@@ -1,8 +1,8 @@
 //! Compares globallock with raw round trips and with the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
-//! `tasks`, `peers`, `held` and `storm`, all on Redis, and `file`, `etcd` and `zookeeper`. Without an
-//! argument, all sections run.
+//! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd` and `zookeeper`, and `metrics` in
+//! memory. Without an argument, all sections run.
 //!
 //! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
 //! the speed of a machine drifts.
@@ -10,6 +10,7 @@
 mod contend;
 mod etcd;
 mod file;
+mod metrics;
 mod pairs;
 mod programs;
 mod redis;
@@ -34,6 +35,10 @@ fn main() {
         println!("Servers on loopback, their files in {}, {cores} cores, release build", directory.display());
         if ["pairs", "handoff", "waiters", "tasks", "peers", "held", "storm"].into_iter().any(wanted) {
             redis::run(&wanted).await;
+        }
+        if wanted("metrics") {
+            // In a task, as most work is, and so on a thread of the runtime.
+            tokio::spawn(metrics::run()).await.expect("no measurement fails");
         }
         if wanted("file") {
             file::run().await;

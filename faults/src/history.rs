@@ -93,6 +93,8 @@ pub enum Failure {
     TimedOut,
     /// The call was dropped while it waited.
     Cancelled,
+    /// An operator evicted the claim, for this reason.
+    Evicted(String),
     /// The call returned this error.
     Error(String),
 }
@@ -142,6 +144,26 @@ pub enum Reason {
     MaxHold,
     /// The store no longer has the claim.
     Revoked,
+    /// An operator evicted the claim.
+    Evicted,
+}
+
+/// What came of an eviction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvictionAnswer {
+    /// The claim was taken out of its queue.
+    Released,
+    /// The claim was not there any more, or an earlier request of the same eviction had taken it out.
+    NotHeld,
+    /// There was this error, or no answer in time: the claim may be gone or not.
+    Unknown(String),
+}
+
+/// The reason that an owner is told: which operator evicted the claim, and its number of the eviction.
+#[must_use]
+pub fn reason_of_eviction(operator: u32, eviction: u64) -> String {
+    format!("owner {operator} eviction {eviction}")
 }
 
 /// What an owner process logs. Each line is written with one call, right before or right after the event.
@@ -263,6 +285,9 @@ pub enum OwnerEvent {
         claim: u64,
         /// Why.
         reason: Reason,
+        /// The reason of the eviction, if it was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        eviction: Option<String>,
     },
     /// Logged right before it releases a lock.
     Release {
@@ -281,6 +306,30 @@ pub enum OwnerEvent {
         /// answer), or the error.
         #[serde(rename = "departure")]
         outcome: String,
+    },
+    /// As an operator, logged right before it evicts a claim that it has seen.
+    Evict {
+        /// When.
+        at: Time,
+        /// A number which that process never uses twice.
+        eviction: u64,
+        /// The lock's name.
+        name: String,
+        /// The claim's owner.
+        owner: u32,
+        /// Whether the claim held then.
+        held: bool,
+        /// Its fencing token, or for a waiter its position in the order of the store.
+        fencing_token: u64,
+    },
+    /// Its eviction was answered, or given up.
+    Evicted {
+        /// When.
+        at: Time,
+        /// Which.
+        eviction: u64,
+        /// What came of it.
+        answer: EvictionAnswer,
     },
     /// The process did not run for a while, although it had something to do.
     Pause {
@@ -424,42 +473,4 @@ pub enum FaultEvent {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_in_logs_stay_as_they_were() {
-        let (at, claim, mended, owner) = (1, 2, 3, Some(4));
-        let (name, kind, mode) = ("a".to_owned(), Kind::Permits, Mode::Wait(5));
-        let invoke = OwnerEvent::Invoke { at, claim, name, kind, count: 6, capacity: 7, mode };
-        let released = OwnerEvent::Released { at, claim, outcome: "left".to_owned() };
-        let (kind, proof) = ("cut".to_owned(), "8".to_owned());
-        let fault = FaultEvent::Fault { at, mended, kind, owner, proof, took_effect: true, forgets: false };
-        let value = Some(SeenValue { fencing_token: 5, text: "5 1".to_owned() });
-        let came = OwnerEvent::Value { at, claim, value };
-        let set = OwnerEvent::ValueSet { at, claim, write: 1, answer: ValueAnswer::Unknown("no".to_owned()) };
-        let json = [
-            serde_json::to_string(&came).unwrap(),
-            serde_json::to_string(&OwnerEvent::SetValue { at, claim, write: 1 }).unwrap(),
-            serde_json::to_string(&set).unwrap(),
-            serde_json::to_string(&invoke).unwrap(),
-            serde_json::to_string(&released).unwrap(),
-            serde_json::to_string(&fault).unwrap(),
-        ];
-        let kept = [
-            r#"{"event":"value","at":1,"claim":2,"value":{"fencing_token":5,"text":"5 1"}}"#,
-            r#"{"event":"set_value","at":1,"claim":2,"write":1}"#,
-            r#"{"event":"value_set","at":1,"claim":2,"write":1,"answer":{"unknown":"no"}}"#,
-            concat!(
-                r#"{"event":"invoke","at":1,"claim":2,"name":"a","kind":"permits","#,
-                r#""weight":6,"capacity":7,"mode":{"wait":5}}"#
-            ),
-            r#"{"event":"released","at":1,"claim":2,"departure":"left"}"#,
-            concat!(
-                r#"{"event":"fault","at":1,"mended":3,"kind":"cut","owner":4,"#,
-                r#""proof":"8","bit":true,"forgets":false}"#
-            ),
-        ];
-        assert_eq!(json, kept);
-    }
-}
+mod tests;

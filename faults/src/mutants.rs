@@ -50,6 +50,14 @@ pub enum Bug {
     RevokesAtWill,
     /// Renewals fail.
     RefusesRenewals,
+    /// Where the evicted claim is gone, an eviction takes out whoever holds.
+    EvictsTheNextHolder,
+    /// An eviction takes out all claims of the name.
+    EvictsAll,
+    /// An eviction takes out nothing, and is answered as if it had.
+    EvictsNothing,
+    /// Every eviction is answered as if it had taken out the claim.
+    ConfirmsEveryEviction,
     /// Whoever asks writes the value, and now and then a write arrives a second time, after the next one.
     LetsAllWriteValues,
 }
@@ -288,6 +296,22 @@ impl Backend for Mutant {
     }
 
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
-        self.inner.evict(name, entry, eviction).await
+        let evicted = match self.bug {
+            Bug::EvictsNothing => Release::Released,
+            _ => self.inner.evict(name, entry, eviction).await?,
+        };
+        let others = match (self.bug, evicted) {
+            (Bug::EvictsTheNextHolder, Release::NotHeld) => {
+                self.inner.inspect(name).await?.into_iter().take(1)
+            }
+            (Bug::EvictsAll, Release::Released) => {
+                self.inner.inspect(name).await?.into_iter().take(usize::MAX)
+            }
+            _ => Vec::new().into_iter().take(0),
+        };
+        for other in others {
+            self.inner.evict(name, &other.key, eviction).await?;
+        }
+        Ok(if self.bug == Bug::ConfirmsEveryEviction { Release::Released } else { evicted })
     }
 }

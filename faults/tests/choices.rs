@@ -22,6 +22,7 @@ fn plan(directory: &Path, seed: u64, owner: u32) -> Plan {
         limit: 3_000_000,
         long: 30,
         values: 300,
+        evictions: 50_000,
         locks: run::locks(),
     }
 }

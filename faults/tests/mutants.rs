@@ -96,6 +96,15 @@ async fn use_store(directory: &Path, bug: Bug, connections: Connections, length:
                 _ => 30,
             },
             values: 300,
+            // An eviction would end some waits that another bug makes too long.
+            evictions: match bug {
+                Bug::None
+                | Bug::EvictsTheNextHolder
+                | Bug::EvictsAll
+                | Bug::EvictsNothing
+                | Bug::ConfirmsEveryEviction => 20_000,
+                _ => 0,
+            },
             locks: run::locks(),
         };
         owners.push(tokio::spawn(run_over(manager(behind, owner), plan, stop.clone())));
@@ -132,7 +141,10 @@ async fn a_sound_store_is_not_blamed() {
     assert!(
         report.all_grants() > 500
             && report.pairs > 0
-            && report.all_losses() == report.paused
+            && report.all_losses() == report.paused + report.losses.get("evicted").copied().unwrap_or(0)
+            && report.told > 10
+            && report.at_once > 10
+            && report.evictions["not_held"] > 10
             && report.calm_grants > 500,
         "{report}"
     );
@@ -210,5 +222,9 @@ caught! {
     a_store_that_counts_claims_as_permits_is_caught: CountsClaimsAsPermits by Exclusion;
     a_store_whose_releases_release_others_is_caught: ReleasesOthers by Exclusion;
     a_store_that_lets_all_write_values_is_caught: LetsAllWriteValues by Values;
+    a_store_whose_evictions_hit_the_next_holder_is_caught: EvictsTheNextHolder by Evictions;
+    a_store_whose_evictions_hit_all_is_caught: EvictsAll by Evictions;
+    a_store_that_evicts_nothing_is_caught: EvictsNothing by Evictions;
+    a_store_that_confirms_every_eviction_is_caught: ConfirmsEveryEviction by Evictions;
     a_store_that_revokes_without_reason_is_caught: RevokesAtWill by Unprovoked;
 }

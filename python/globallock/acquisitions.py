@@ -6,71 +6,19 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import sys
-import threading
-import weakref
 from types import FrameType
-from typing import Any, Awaitable, Generic, List, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Awaitable, Iterator, List, Optional, TypeVar, Union
 
+from . import _rust
+from ._rust import Acquisition, Thread, caller, this_thread
 from .exceptions import NotLocked
-from .greenlets import is_patched
 
-__all__ = ["Acquisition", "Holdings", "caller", "start_for"]
+__all__ = ["Acquisition", "Holdings", "Thread", "caller", "start_for", "this_thread"]
 
 _logger = logging.getLogger("globallock.base")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class _Thread:
-    """Stands for one thread: its number would be used again after its end."""
-
-
-_here = threading.local()
-
-
-def caller() -> object:
-    """Who calls: the greenlet, the task or the thread that runs now."""
-    greenlets: Any = sys.modules.get("greenlet")
-    greenlet = None if greenlets is None else greenlets.getcurrent()
-    # The first greenlet of a thread is the thread itself.
-    is_greenlet = greenlet is not None and greenlet.parent is not None
-    if not (is_greenlet and is_patched()) and asyncio._get_running_loop() is not None:
-        task = asyncio.current_task()
-        if task is not None:
-            return task
-    if is_greenlet:
-        return greenlet
-    try:
-        return _here.thread
-    except AttributeError:
-        _here.thread = _Thread()
-        return _here.thread
-
-
-class Acquisition(Generic[T]):
-    """One acquisition: who made it, and what it was granted. It was refused if that is ``None``."""
-
-    __slots__ = ("ending", "granted", "is_known", "owner")
-
-    def __init__(self, owner: object, granted: Optional[T]) -> None:
-        self.owner, self.granted = owner, granted
-        #: Whether its owner has asked whether it was granted. A log line that shows the lock has not.
-        self.is_known = False
-        #: What cancels its block when its lock ends.
-        self.ending: Any = None
-
-
-class _Own(Generic[T]):
-    """What one caller has acquired and not released, oldest first, and the blocks that it was refused."""
-
-    __slots__ = ("held", "was_refused")
-
-    def __init__(self) -> None:
-        self.held: "List[Acquisition[T]]" = []
-        #: Whether its last try was refused, or has not ended.
-        self.was_refused = False
 
 
 #: For work in a task of its own: what was acquired for it. The tasks that it starts inherit it.
@@ -84,7 +32,8 @@ def start_for(acquisition: "Acquisition[Any]", awaited: "Awaitable[R]") -> "asyn
 
     def start() -> "asyncio.Future[R]":
         _acquired_for.set((acquisition, *_acquired_for.get()))
-        return asyncio.ensure_future(awaited)
+        acquisition.body = body = asyncio.ensure_future(awaited)
+        return body
 
     return contextvars.copy_context().run(start)
 
@@ -118,56 +67,35 @@ def _place(frame: FrameType) -> "Union[FrameType, _Stack]":
 _CONTEXTLIB = vars(contextlib)
 
 
-class Holdings(Generic[T]):
+def _parts(acquisition: "Acquisition[Any]") -> "Iterator[Acquisition[Any]]":
+    """An acquisition, and those of one lock each that several locks or a turn have made by it."""
+    yield acquisition
+    granted = acquisition.granted
+    for part in granted if isinstance(granted, (list, tuple)) else ():
+        inner = part[1] if isinstance(part, tuple) else part
+        if isinstance(inner, Acquisition):
+            yield inner
+
+
+class Holdings(_rust.Holdings[T]):
     """The acquisitions of one lock object that are not released.
 
-    Each step is one operation of a built-in container, which nothing interrupts. So there is no mutex, for
-    which a signal handler could wait for ever.
+    The core has the records. Each step here is one operation of theirs or of a built-in container, which
+    nothing interrupts. So there is no mutex, for which a signal handler could wait for ever.
     """
 
     def __init__(self) -> None:
-        #: All of them, oldest first. What is not in here is released.
-        self._held: "dict[Acquisition[T], None]" = {}
-        #: Also who has acquired, and holds nothing now.
-        self._own: "weakref.WeakKeyDictionary[object, _Own[T]]" = weakref.WeakKeyDictionary()
         #: What each ``with`` has acquired: of its frame or ``ExitStack``, the innermost last.
         self._blocks: "dict[Union[FrameType, _Stack], List[Acquisition[T]]]" = {}
 
-    def begin(self) -> "List[Acquisition[T]]":
-        """Notes that the caller tries to acquire, and returns what it holds already."""
-        own = self._own.setdefault(caller(), _Own())
-        own.was_refused = True
-        return [each for each in own.held if each.granted is not None]
-
-    def add(self, granted: T) -> "Acquisition[T]":
-        """Notes what was granted to the caller."""
-        owner = caller()
-        acquisition = Acquisition(owner, granted)
-        own = self._own.setdefault(owner, _Own())
-        self._held[acquisition] = None
-        own.held.append(acquisition)
-        own.was_refused = False
-        return acquisition
-
-    def remove(self, acquisition: "Acquisition[T]") -> bool:
-        """Forgets an acquisition. True for one caller only, who then releases what it was granted."""
-        own = self._own.get(acquisition.owner)
-        if own is not None:
-            with contextlib.suppress(ValueError):
-                own.held.remove(acquisition)
-        return self._held.pop(acquisition, self) is None
-
-    def all(self) -> "List[Acquisition[T]]":
-        """All acquisitions, oldest first."""
-        return list(self._held)
-
-    def _own_latest(self, own: "Optional[_Own[T]]") -> "Optional[Acquisition[T]]":
-        if own is not None and own.held:
-            return own.held[-1]
-        return next((each for each in _acquired_for.get() if each in self._held), None)
+    def _own_latest(self) -> "Optional[Acquisition[T]]":
+        latest = self.latest()
+        if latest is None:
+            return next((each for each in _acquired_for.get() if self.has(each)), None)
+        return latest
 
     def _only_one(self) -> "Optional[Acquisition[T]]":
-        held = list(self._held)
+        held = self.all()
         return held[0] if len(held) == 1 else None
 
     def current(self) -> "Optional[Acquisition[T]]":
@@ -175,9 +103,8 @@ class Holdings(Generic[T]):
 
         For a caller that has never tried to acquire, the only acquisition that there is.
         """
-        own = self._own.get(caller())
-        latest = self._own_latest(own)
-        return self._only_one() if latest is None and own is None else latest
+        latest = self._own_latest()
+        return self._only_one() if latest is None and self.was_refused() is None else latest
 
     def note_asked(self) -> None:
         """Notes that the caller asks whether it was granted."""
@@ -199,14 +126,13 @@ class Holdings(Generic[T]):
 
         ``anyones``: the last three rows are one, and what is held once is released.
         """
-        own = self._own.get(caller())
-        latest = self._own_latest(own)
-        if latest is not None or not self._held:
+        latest = self._own_latest()
+        if latest is not None or not self.all():
             return None if latest is None or latest.granted is None else latest
-        only_one = self._only_one()
-        if only_one is not None and (anyones or own is None):
+        only_one, was_refused = self._only_one(), self.was_refused()
+        if only_one is not None and (anyones or was_refused is None):
             return only_one
-        if own is not None and own.was_refused:
+        if was_refused:
             _logger.warning("lock %r was refused here, so release() has released nothing", name)
             return None
         raise NotLocked(
@@ -219,10 +145,11 @@ class Holdings(Generic[T]):
         """Notes what the ``with`` of a frame has acquired; ``None`` if it was refused."""
         if acquisition is None:
             # Whatever the caller holds besides, it is refused in this block.
-            acquisition = Acquisition(caller(), None)
-            noted.append(acquisition)
-            self._own.setdefault(acquisition.owner, _Own()).held.append(acquisition)
-        self._blocks.setdefault(_place(frame), []).append(acquisition)
+            acquisition = self.refuse(noted)
+        place = _place(frame)
+        self._blocks.setdefault(place, []).append(acquisition)
+        for part in _parts(acquisition):
+            part.block = place
 
     def find(self, frame: FrameType, noted: "List[Any]") -> None:
         """Notes what the innermost ``with`` of a frame has acquired, or was refused, if there is one.
@@ -242,6 +169,8 @@ class Holdings(Generic[T]):
 
     def exit(self, acquisition: "Acquisition[T]") -> None:
         """Forgets the block that has made an acquisition; may be done again."""
+        for part in _parts(acquisition):
+            part.block = None
         for frame, inner in list(self._blocks.items()):
             with contextlib.suppress(ValueError):
                 inner.remove(acquisition)

@@ -36,7 +36,7 @@ def limited(request: LockRequest) -> LockRequest:
     """The request for the lock of a body, which is released when the body has ended or was left."""
     if request.ask_after is None or request.max_hold is None:
         return request
-    return request._replace(max_hold=request.max_hold + STORE_LIMIT)
+    return request.with_max_hold(request.max_hold + STORE_LIMIT)
 
 
 class Body(Generic[R]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, List, NamedTuple, Optional, Union
+from typing import Any, List, Optional, Union
 
 from . import _rust
+from ._rust import LockRequest
 from .addresses import Seconds, is_text, lock_name, seconds
 from .constants import DEFAULT_LEASE
 from .exceptions import InvalidAddress, InvalidOption
@@ -13,23 +14,6 @@ from .fields import EntryFields
 from .onlooker import AsyncWatch, Question, Summary, Watch, summaries
 
 __all__ = ["Claim", "Engine", "LockRequest", "Value", "claims"]
-
-
-class LockRequest(NamedTuple):
-    """Which lock the core must acquire, and how. Times are in seconds."""
-
-    name: str
-    kind: str
-    permits: int
-    capacity: int
-    wait: Optional[float]
-    max_hold: Optional[float]
-    lease: Optional[float]
-    #: After how long the owner is asked to end, if its end is planned.
-    ask_after: Optional[float] = None
-    wants_value: bool = False
-    #: For how long others are kept out, whatever becomes of the owner.
-    hold_at_least: Optional[float] = None
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,9 @@ class GlobalLockImplementationBase:
         if limit is not None:
             self.blocking_timeout = limit
 
+    def _refuse_to_wait(self, request: Any) -> None:
+        """Refuses a wait for the caller itself, which only the engines of this package find."""
+
     def _take(self, request: Any, taken: "List[Any]") -> Any:
         """Acquires, and returns what was acquired; ``None`` if it was refused."""
         return self if self.acquire() else None

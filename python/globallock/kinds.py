@@ -127,6 +127,11 @@ class AllLocks(_rust.Shield):
         """What the core must acquire for one of the locks, with what is left of the common time limit."""
         return lock._request_within(None if until is None else max(0.0, until - now()))
 
+    def _refuse_to_wait(self, until: Optional[float]) -> None:
+        """Refuses a wait for the caller itself before any of the locks is acquired."""
+        for lock in self.locks if until is None else ():
+            lock._refuse_to_wait(self._request(lock, None))
+
     # What follows is called by the core, as that of one lock.
 
     def _acquire(self, frame: None, taken: "List[Any]") -> bool:
@@ -136,6 +141,7 @@ class AllLocks(_rust.Shield):
         several: Taken = []
         self._holdings.begin()
         until = self._until()
+        self._refuse_to_wait(until)
         for lock in self.locks:
             acquisition = lock._take(self._request(lock, until), taken)
             if acquisition is None:

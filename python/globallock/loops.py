@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
 import weakref
-from typing import Any, List, Optional, TypeVar
+from typing import Any, Callable, List, Optional, TypeVar
 
 from . import _rust
 from .greenlets import is_patched
@@ -19,6 +20,7 @@ class _Loop:
     """Connects one event loop to the core, in one process. It does not keep the loop alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
         self.bridge = _rust.Bridge()
         self.waiting: "dict[int, asyncio.Future[Any]]" = {}
         # Without a function of Python in between, which an exception could interrupt.
@@ -27,23 +29,28 @@ class _Loop:
 
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
+#: That of the loop which has asked last, because there is mostly one. With a loop, what it has not taken goes.
+_latest: "Callable[[], Optional[_Loop]]" = lambda: None
 
-async def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> T:
-    """Waits in the running loop for the outcome of a request. A cancelled wait cancels the request.
+
+if hasattr(os, "register_at_fork"):
+    # The bridges are the parent's. One that is used all the same refuses it.
+    os.register_at_fork(after_in_child=_loops.clear)
+
+
+def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> "_rust.Answer[T]":
+    """What a task awaits for the outcome of a request, in the running loop. If cancelled, so is the request.
 
     What is granted is in the list ``taken`` before an exception can arise.
     """
-    loop = asyncio.get_running_loop()
-    known = _loops.get(loop)
-    if known is None or not known.bridge.is_here():
-        known = _loops[loop] = _Loop(loop)
-    future: "asyncio.Future[T]" = loop.create_future()
-    number = request.begin_for(known.bridge, loop, known.waiting, future, taken)
-    try:
-        return await future
-    finally:
-        if known.waiting.pop(number, None) is not None:
-            known.bridge.cancel(number)
+    global _latest
+    loop, known = asyncio.get_running_loop(), _latest()
+    if known is None or known.loop() is not loop:
+        known = _loops.get(loop)
+        if known is None:
+            known = _loops[loop] = _Loop(loop)
+        _latest = weakref.ref(known)
+    return request.awaited(known.bridge, loop, known.waiting, taken)
 
 
 def warn_in_a_loop(name: str) -> None:

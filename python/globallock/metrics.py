@@ -25,6 +25,10 @@ Labels = Tuple[str, ...]
 _WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _HOLDS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400)
 _MARGINS = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30, 60)
+_HAND_OVERS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+#: How many groups are told apart at most, besides ``other``.
+_MAX_GROUPS = 100
 
 #: The metrics that are recorded one by one: their names in Prometheus and OpenTelemetry, what they measure in
 #: (seconds in these buckets, or counts), their labels besides ``group``, and what they are.
@@ -35,6 +39,8 @@ _RECORDED = (
      "How long locks were held, until released or lost."),
     ("renew_margin_seconds", "renew.margin", _MARGINS, ("store", "mode"),
      "How much later a lock would have been lost when its renewal was confirmed."),
+    ("handoff_seconds", "handoff.duration", _HAND_OVERS, ("store", "mode"),
+     "How long it took from the release of one lock of this process to the grant of its next waiter here."),
     ("losses", "losses", None, ("store", "mode", "reason"),
      "Locks that were lost while they were held."),
     ("renew_failures", "renew.failures", None, ("store",), "Requests to renew locks that failed."),
@@ -45,8 +51,14 @@ _RECORDED = (
      "Events that the other metrics lack, because this process was too slow to take them."),
 )  # fmt: skip
 
-#: The metrics that are looked at: their names in both, and what they are.
-_LOOKED_AT = (("held", "Locks that are held now."), ("waiting", "Callers that wait for a lock now."))
+#: The metrics that are looked at: their names in Prometheus and OpenTelemetry, their labels besides
+#: ``group``, and what they are.
+_LOOKED_AT = (
+    ("held", "held", ("store", "mode"), "Locks that are held now."),
+    ("waiting", "waiting", ("store", "mode"), "Callers that wait for a lock now."),
+    ("store_connected", "store.connected", ("store",),
+     "1 while the stores of a kind answer, and 0 while one of them does not."),
+)  # fmt: skip
 
 #: The metrics of this process, for a child that is forked.
 _all: "weakref.WeakSet[Metrics]" = weakref.WeakSet()
@@ -57,10 +69,13 @@ class Metrics:
 
     def __init__(self, group: Optional[Group]) -> None:
         self._group = group
+        self._groups: "set[str]" = set()
+        #: How many managers have a store that does not answer, by its kind.
+        self._away: "Dict[str, int]" = {}
         self._held: "Dict[str, Labels]" = {}
         self._waiting: "Dict[str, Labels]" = {}
         #: The labels that a gauge was shown with.
-        self._seen: "Dict[str, Tuple[Labels, ...]]" = {name: () for name, _ in _LOOKED_AT}
+        self._seen: "Dict[str, Tuple[Labels, ...]]" = {name: () for name, *_ in _LOOKED_AT}
         _all.add(self)
 
     # What each adapter does in its own way.
@@ -92,21 +107,34 @@ class Metrics:
         return names if self._group is None or "mode" not in names else (*names, "group")
 
     def _values(self, fields: Fields, *values: str) -> Labels:
-        labels = (_store_of(fields), str(fields["mode"]), *values)
-        return labels if self._group is None else (*labels, _group_of(self._group, str(fields["lock"])))
+        labels = (str(fields["kind"]), str(fields["mode"]), *values)
+        return labels if self._group is None else (*labels, self._group_of(str(fields["lock"])))
+
+    def _group_of(self, name: str) -> str:
+        """The group of a name. There are no more than a few, whatever the user's map answers."""
+        group = _group_of(self._group, name) if self._group is not None else "other"
+        if group not in self._groups:
+            if len(self._groups) >= _MAX_GROUPS:
+                return "other"
+            if group != "other":
+                self._groups.add(group)
+        return group
 
     def _hear(self, fields: Fields) -> None:
         event, claim = fields["event"], fields["claim"]
+        if fields["kind"]:
+            self._away.setdefault(fields["kind"], 0)
         if event == "waiting":
             self._waiting[claim] = self._values(fields)
         elif event == "granted":
             self._waiting.pop(claim, None)
             self._held[claim] = self._values(fields)
-            self._record("acquire_seconds", fields["waited"], self._values(fields, "granted"))
+            self._record("acquire_seconds", fields["waited"], self._values(fields, fields["outcome"]))
+            if fields["handed_over"] is not None:
+                self._record("handoff_seconds", fields["handed_over"], self._values(fields))
         elif event == "not_granted":
             self._waiting.pop(claim, None)
-            outcome = "taken" if fields["is_try"] else "given_up"
-            self._record("acquire_seconds", fields["waited"], self._values(fields, outcome))
+            self._record("acquire_seconds", fields["waited"], self._values(fields, fields["outcome"]))
         elif event in ("released", "lost"):
             self._held.pop(claim, None)
             self._record("hold_seconds", fields["held"], self._values(fields))
@@ -117,16 +145,21 @@ class Metrics:
         elif event == "renewed" and fields["margin"] is not None:
             self._record("renew_margin_seconds", fields["margin"], self._values(fields))
         elif event == "renewal_failed":
-            self._record("renew_failures", 1, (_store_of(fields),))
+            self._record("renew_failures", 1, (fields["kind"],))
         elif event == "store_away":
-            self._record("store_outages", 1, (_store_of(fields),))
-        elif event == "store_back":
-            self._record("store_outage_seconds", fields["away"], (_store_of(fields),))
+            self._away[fields["kind"]] += 1
+            self._record("store_outages", 1, (fields["kind"],))
+        elif event in ("store_back", "store_left"):
+            self._away[fields["kind"]] = max(0, self._away[fields["kind"]] - 1)
+            if event == "store_back":
+                self._record("store_outage_seconds", fields["away"], (fields["kind"],))
         elif event == "left_out":
             self._record("events_left_out", fields["count"], ())
 
     def _counts(self, name: str) -> "Dict[Labels, int]":
-        """How many locks are held, or waited for, by their labels. What there was once is 0, not gone."""
+        """The values of a gauge, by their labels. Locks that there were once are 0, not gone."""
+        if name == "store_connected":
+            return {(kind,): int(not away) for kind, away in list(self._away.items())}
         counts = dict.fromkeys(self._seen[name], 0)
         for labels in list(self._held.values() if name == "held" else self._waiting.values()):
             counts[labels] = counts.get(labels, 0) + 1
@@ -135,12 +168,7 @@ class Metrics:
 
     def _forget(self) -> None:
         # What is held is the parent's.
-        self._held, self._waiting = {}, {}
-
-
-def _store_of(fields: Fields) -> str:
-    """The kind of a store, such as ``redis``: its address would be a label of any number of values."""
-    return str(fields["store"]).split(":", 1)[0].split("+", 1)[0]
+        self._held, self._waiting, self._away = {}, {}, {}
 
 
 def _group_of(group: Group, name: str) -> str:
@@ -171,13 +199,12 @@ class _Prometheus(Metrics):
 
     def describe(self) -> "list[Any]":
         """What ``collect()`` gives, without values: called by the registry."""
-        return [self._core.GaugeMetricFamily(f"globallock_{name}", text) for name, text in _LOOKED_AT]
+        return [self._core.GaugeMetricFamily(f"globallock_{name}", text) for name, *_, text in _LOOKED_AT]
 
     def collect(self) -> "Iterator[Any]":
         """Gives the gauges: called by the registry."""
-        for name, text in _LOOKED_AT:
-            labels = self._labels(("store", "mode"))
-            family = self._core.GaugeMetricFamily(f"globallock_{name}", text, labels=labels)
+        for name, _, names, text in _LOOKED_AT:
+            family = self._core.GaugeMetricFamily(f"globallock_{name}", text, labels=self._labels(names))
             for values, count in self._counts(name).items():
                 family.add_metric(values, count)
             yield family
@@ -213,13 +240,15 @@ class _OpenTelemetry(Metrics):
                 self._instruments[name] = meter.create_counter(full, "1", text).add
             else:
                 self._instruments[name] = _histogram(meter, full, text, buckets).record
-        for name, text in _LOOKED_AT:
-            meter.create_observable_up_down_counter(f"globallock.{name}", [self._look(name)], "{lock}", text)
+        for name, dotted, labels, text in _LOOKED_AT:
+            full, look = f"globallock.{dotted}", [self._look(name, self._labels(labels))]
+            if "mode" in labels:
+                meter.create_observable_up_down_counter(full, look, "{lock}", text)
+            else:
+                meter.create_observable_gauge(full, look, "1", text)
         self._start()
 
-    def _look(self, name: str) -> "Callable[[Any], Iterator[Any]]":
-        names = self._labels(("store", "mode"))
-
+    def _look(self, name: str, names: Labels) -> "Callable[[Any], Iterator[Any]]":
         def look(_: Any) -> "Iterator[Any]":
             # A meter has no way to give an instrument back.
             if not self._closed:

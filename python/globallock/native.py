@@ -6,7 +6,7 @@ import copy
 import logging
 import weakref
 from types import FrameType
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 from . import _rust, events
 from .acquisitions import Acquisition, Holdings
@@ -17,6 +17,7 @@ from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask, refuse_eventlet
 from .lock_options import MOST_PERMITS, Times, count, kind, refuse_unknown
 from .loops import warn_in_a_loop
+from .oneself import refuse_to_wait_for_oneself
 from .owned import OwnedLock
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
@@ -24,7 +25,7 @@ __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 _logger = logging.getLogger("globallock.base")
 
 #: The attributes of a lock that are not its recipe.
-_STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
+_STATE = frozenset({"config", "_holdings", "_made_for", "_made_request", "_manager"})
 
 
 class NativeGlobalLock(_rust.Shield, OwnedLock):
@@ -67,6 +68,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         super().__init__(config, name, **options)
         refuse_unknown(type(self).__name__, self.other_options)
         self._holdings: "Holdings[_rust.Guard]" = Holdings()
+        #: What the core was asked for last.
+        self._made_request: Optional[LockRequest] = None
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
@@ -106,12 +109,21 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         return engine
 
     def _lock_request(self) -> LockRequest:
-        """What the core must acquire, from this lock's options."""
-        wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
-        return LockRequest(
-            self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
-            self._wants_value, hold_at_least,
+        """What the core must acquire, from this lock's options. It is made again where one has changed."""
+        config, other_options = self.config, self.other_options
+        options = (
+            self._engine, self.name, self.blocking, self.blocking_timeout, self.timeout, self.lock_ttl,
+            self.sleep, self.grace, self.hold_at_least, config.get("global_lock_key_prefix"),
+            config.get("auto_renew"), other_options.get("auto_renew") if other_options else None,
         )  # fmt: skip
+        made = self._made_request
+        if made is None or not made.is_of(options):
+            wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
+            made = self._made_request = LockRequest(
+                self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease,
+                ask_after, self._wants_value, hold_at_least, options,
+            )  # fmt: skip
+        return made
 
     def _check(self) -> None:
         """Checks the options, without the store."""
@@ -119,7 +131,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _request_within(self, limit: Optional[float]) -> LockRequest:
         request = self._lock_request()
-        return request if limit is None or self.blocking is False else request._replace(wait=limit)
+        return request if limit is None or self.blocking is False else request.with_wait(limit)
 
     def _keep_nobody_out(self, acquisition: Any) -> None:
         acquisition.granted.keep_nobody_out()
@@ -196,29 +208,30 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         warn_in_a_loop(self.name)
         request = self._begin(request or self._lock_request())
         guard = ask(self._engine.native.acquire(request), taken)
-        return None if guard is None else self._granted(guard)
+        return None if guard is None else self._granted(guard, request)
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
         refuse_eventlet()
         events.refresh()
-        holds = []
-        for acquisition in self._holdings.begin():
-            guard = acquisition.granted
-            if guard is not None and guard.is_held():
-                holds.append(guard)
-            else:
-                # It was lost, and is not released: nobody will.
-                self._forget(acquisition)
-        is_for_ever = request.wait is None and request.max_hold is None
-        if holds and is_for_ever and _waits_for_itself(request, len(holds)):
-            why = "is held by the caller itself, by this very object: it would wait for itself for ever"
-            raise NotLocked(self.name, why)
+        held = self._holdings.begin()
+        if held is not None:
+            self._forget_lost(held)
+        refuse_to_wait_for_oneself(self, request)
         return request
 
-    def _granted(self, guard: _rust.Guard) -> "Acquisition[_rust.Guard]":
-        guard.own()
-        acquisition = self._holdings.add(guard)
+    def _forget_lost(self, held: "List[Acquisition[_rust.Guard]]") -> None:
+        """Forgets what was lost and is not released: nobody will."""
+        for acquisition in held:
+            guard = acquisition.granted
+            if guard is not None and not guard.is_held():
+                self._forget(acquisition)
+
+    def _refuse_to_wait(self, request: LockRequest) -> None:
+        refuse_to_wait_for_oneself(self, request)
+
+    def _granted(self, guard: _rust.Guard, request: LockRequest) -> "Acquisition[_rust.Guard]":
+        acquisition = self._holdings.add(guard, request, self._is_anyones())
         manager = self._manager() if self._manager is not None else None
         if manager is not None:
             manager._held.add((self, acquisition))
@@ -298,7 +311,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         self._made_for: Any = state["_manager"]
         self.config = self._made_for.config
         self._manager = weakref.ref(self._made_for)
-        self._holdings = Holdings()
+        self._holdings, self._made_request = Holdings(), None
 
     def __copy__(self) -> "NativeGlobalLock":
         return self._copied(dict(self.__dict__))
@@ -310,15 +323,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     def _copied(self, state: "dict[str, Any]") -> "NativeGlobalLock":
         lock: NativeGlobalLock = type(self).__new__(type(self))
         # With the connection of the original.
-        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
+        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings(), _made_request=None)
         return lock
-
-
-def _waits_for_itself(request: LockRequest, held: int) -> bool:
-    """Whether a request can be granted only once what its caller holds already is released."""
-    if request.kind == "permits":
-        return request.permits * (held + 1) > request.capacity >= request.permits
-    return request.kind != "read"
 
 
 def flag(option: str, value: Any) -> bool:

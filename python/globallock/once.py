@@ -206,11 +206,17 @@ class TurnBase:
     def _request(self) -> "tuple[_rust.Manager, LockRequest]":
         return self._lock._engine.native, self._lock._begin(self._lock._lock_request())
 
-    def _begun(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]", taken: "List[Any]") -> None:
+    def _begun(
+        self,
+        frame: FrameType,
+        request: LockRequest,
+        begun: "Union[_rust.Guard, float, None]",
+        taken: "List[Any]",
+    ) -> None:
         if begun is None:
             raise NotLocked(self.name)
         if isinstance(begun, _rust.Guard):
-            run = _Run(self._lock._granted(begun))
+            run = _Run(self._lock._granted(begun, request))
         else:
             run = _Run(None, begun)
         self._runs.enter(frame, self._runs.add(run), taken)
@@ -275,7 +281,7 @@ class Turn(_rust.Block, TurnBase):
     def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
         warn_in_a_loop(self.name)
         (native, request), every = self._request(), self._every
-        self._begun(frame, ask(native.begin(request, every), taken), taken)
+        self._begun(frame, request, ask(native.begin(request, every), taken), taken)
 
     def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self._runs.find(frame, leaving)

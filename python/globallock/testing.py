@@ -21,7 +21,7 @@ from . import _rust
 from .addresses import lock_name
 from .base import GlobalLockManager
 from .early import refuse_options
-from .engine import Claim, Engine
+from .engine import Claim, Engine, LockRequest
 from .exceptions import InvalidOption, StoreUnavailable
 from .greenlets import ask
 from .native import NativeGlobalLock
@@ -310,8 +310,8 @@ def locks() -> "Iterator[Locks]":
         held = _originals["_guard"].__get__(lock)
         return None if held is None else _Checked(held, store, _OF_GUARDS)
 
-    def granted(lock: NativeGlobalLock, guard: _rust.Guard) -> Any:
-        acquisition = _originals["_granted"](lock, guard)
+    def granted(lock: NativeGlobalLock, guard: _rust.Guard, request: LockRequest) -> Any:
+        acquisition = _originals["_granted"](lock, guard, request)
         if not getattr(lock._engine, "is_fixed", False):
             found._note(lock.name, guard)
         return acquisition

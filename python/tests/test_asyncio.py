@@ -44,7 +44,8 @@ def test_a_cancelled_wait_leaves_nothing(url, name, by):
     lockman = GlobalLockManager(url)
 
     async def main():
-        held = lockman.aio.lock(name)
+        # The wait is this task's own, and somebody else might release.
+        held = lockman.aio.lock(name, thread_local=False)
         assert await held.acquire()
         if by == "cancel":
             task = asyncio.ensure_future(lockman.aio.lock(name).acquire())

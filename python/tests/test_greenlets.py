@@ -51,7 +51,7 @@ PROGRAMS = {
         assert len(set(done)) == 50
     """,
     "a wait that is killed or times out leaves nothing": """
-        with lockman.lock(name):
+        with lockman.lock(name, thread_local=False):
             killed = gevent.spawn(lockman.lock(name).acquire)
             while len(lockman.inspect(name)) < 2:
                 gevent.sleep(0.001)

@@ -95,7 +95,7 @@ def test_no_two_are_ever_inside_and_nothing_is_left(store, request, tmp_path, na
         eventually("nothing is left", lambda: locks.lockman.inspect(name) == [])
         assert locks.lockman.registered_locks() == []
         for lock in locks.shared:
-            assert not lock._holdings._held and not lock._holdings._blocks
+            assert not lock._holdings.all() and not lock._holdings._blocks
 
     began = time.monotonic()
     check()

@@ -117,7 +117,7 @@ def twice(lockman, lock, name):
     semaphore = lockman.semaphore(name, 2, blocking=False)
     with semaphore, semaphore, semaphore as third:
         assert not third.is_locked
-    assert not semaphore._holdings._held and not semaphore._holdings._blocks
+    assert not semaphore._holdings.all() and not semaphore._holdings._blocks
 
 
 def several(lockman, lock, name):
@@ -180,8 +180,8 @@ def nothing_is_left(lockman, lock, name, why):
     eventually(f"nothing is left after {why}", lambda: lockman.names(name) == [])
     assert lockman.registered_locks() == [], why
     holdings = lock._holdings
-    assert not holdings._held and not holdings._blocks, why
-    assert not any(own.held for own in holdings._own.values()), why
+    assert not holdings.all() and not holdings._blocks, why
+    assert not any(holdings.by_callers()), why
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
@@ -463,7 +463,7 @@ KILLS = """
         with gevent.Timeout(30):
             while lockman.names(name):
                 gevent.sleep(0.001)
-        assert lockman.registered_locks() == [] and not lock._holdings._held and not lock._holdings._blocks
+        assert lockman.registered_locks() == [] and not lock._holdings.all() and not lock._holdings._blocks
     assert killed > 100, killed
 """
 

@@ -54,6 +54,8 @@ class Prometheus:
             "renew.margin": "renew_margin_seconds_count",
             "renew.failures": "renew_failures_total",
             "losses": "losses_total",
+            "handoff.duration": "handoff_seconds_count",
+            "store.connected": "store_connected",
             "store.outages": "store_outages_total",
             "store.outage.duration": "store_outage_seconds_count",
         }.get(name, name)
@@ -114,9 +116,9 @@ def test_what_happens_to_locks_is_counted(reader, redis_server, name):
         lockman.close()
         counted = {
             outcome: reader.value("acquire.duration", mode="mutex", outcome=outcome)
-            for outcome in ("granted", "taken", "given_up")
+            for outcome in ("granted", "taken", "timeout", "cancelled", "evicted", "error")
         }
-        assert counted == {"granted": 2, "taken": 1, "given_up": 1}
+        assert counted == {"granted": 2, "taken": 1, "timeout": 1, "cancelled": 0, "evicted": 0, "error": 0}
         assert reader.value("hold.duration", mode="mutex") == 2
         assert reader.value("hold.duration", mode="read") == 1
         gauges = [(gauge, mode) for gauge in ("held", "waiting") for mode in ("mutex", "read")]
@@ -146,9 +148,11 @@ def test_renewals_and_outages_are_counted(reader, redis_server, name):
                 eventually("it is renewed", lambda: reader.value("renew.margin", mode="mutex") > 0)
                 proxy.refuse(10**9)
                 eventually("a renewal fails", lambda: reader.value("renew.failures") > 0)
+                eventually("the store is away", lambda: reader.value("store.connected") == 0)
                 proxy.left = 0
                 eventually("the store is back", lambda: reader.value("store.outage.duration") == 1)
         assert reader.value("store.outages") == 1
+        assert reader.value("store.connected") == 1
 
 
 def test_groups_are_labels(reader, name):
@@ -182,6 +186,29 @@ def test_a_group_may_be_a_function_and_one_that_fails_stops_nothing(reader, name
     assert "no group" in caplog.text
 
 
+def test_a_hand_over_is_counted_where_nobody_else_stood_between(reader, name):
+    with reader.start(), GlobalLockManager(f"memory:{name}") as lockman:
+        lock, other = lockman.lock(name), lockman.lock(name)
+        with lock:
+            waiter = threading.Thread(target=lambda: other.acquire() and other.release())
+            waiter.start()
+            eventually("it waits", lambda: reader.value("waiting", mode="mutex", store="memory") == 1)
+        waiter.join(30)
+        lockman.close()
+        assert reader.value("handoff.duration", mode="mutex", store="memory") == 1
+
+
+def test_groups_are_few_whatever_the_map_answers(reader, name):
+    with reader.start(group=lambda lock: lock), GlobalLockManager(f"memory:{name}") as lockman:
+        for number in range(110):
+            with lockman.lock(f"lock-{number}"):
+                pass
+        lockman.close()
+        granted = {"store": "memory", "mode": "mutex", "outcome": "granted"}
+        assert reader.value("acquire.duration", **granted, group="other") == 10
+        assert reader.value("acquire.duration", **granted, group="lock-99") == 1
+
+
 def test_nothing_is_counted_after_the_end(reader, name):
     with GlobalLockManager(f"memory:{name}") as lockman:
         counting = reader.start()
@@ -203,11 +230,12 @@ def test_the_page_lists_all_metrics_and_no_others():
     with prometheus.start():
         exported = {line.split()[2] for line in prometheus.text().splitlines() if line.startswith("# TYPE")}
     page = (ROOT / "docs" / "metrics.md").read_text()
-    listed = re.findall(r"^\| `(globallock_\w+)` \| `(globallock\.[\w.]+)` \|", page, flags=re.MULTILINE)
+    row = r"^\| `(globallock_\w+)` \| `(globallock\.[\w.]+)` \|[^|]*\|(?![^|]*\(Rust\) \|)"
+    listed = re.findall(row, page, flags=re.MULTILINE)
     assert {name for name, _ in listed} == {name for name in exported if not name.endswith("_created")}
     reader = OpenTelemetry()
     created = []
-    for what in ("counter", "histogram", "observable_up_down_counter"):
+    for what in ("counter", "histogram", "observable_gauge", "observable_up_down_counter"):
         made = getattr(reader.meter, f"create_{what}")
         setattr(
             reader.meter, f"create_{what}",

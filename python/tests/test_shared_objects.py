@@ -351,7 +351,7 @@ def test_a_shared_object_is_no_leak(name):
 
     asyncio.run(main())
     holdings = lock._holdings
-    assert (len(holdings._own), len(holdings._blocks), len(holdings._held)) == (0, 0, 0)
+    assert (len(holdings.by_callers()), len(holdings._blocks), len(holdings.all())) == (0, 0, 0)
 
 
 GREENLETS = """

@@ -151,7 +151,7 @@ def test_every_call_fails_while_the_store_is_away(lockman, locks):
             lockman.lock("other", blocking=False).acquire, lock.extend, lambda: lock.set_value(b"1", 1),
             lockman.names, lockman.list, lambda: lockman.inspect("a"), lambda: once.run(print),
             lambda: lockman.evict("order/7", claim), lambda: next(changes),
-            lockman.lock_all(["a", "b"]).acquire, copy.copy(lock).acquire,
+            lockman.lock_all(["a", "b"]).acquire, copy.copy(lockman.lock("another")).acquire,
         )  # fmt: skip
         away = locks.store_away("no route to host")
         for call in calls:
@@ -183,7 +183,7 @@ def test_every_call_of_the_core_that_asks_the_store_is_known_here():
         return {name for name in vars(kind) if not name.startswith("_")}
 
     without = {
-        _rust.Manager: {"address", "close", "watch"},
+        _rust.Manager: {"address", "close", "holds", "watch"},
         _rust.Guard: {
             "asked", "fencing_token", "is_asked_to_end", "is_held", "keep_nobody_out", "kept_for", "let_go",
             "loss", "lost", "own", "release", "remaining", "value",

@@ -69,6 +69,15 @@ pub(crate) fn choose(store: &Store, sources: Sources) -> Result<String, Failure>
     Ok(address.url)
 }
 
+/// The address that was given as an argument without an option. Says who else can read its password.
+pub(crate) fn given(url: &str, sources: Sources) -> Result<String, Failure> {
+    if sources.url == Source::Argument || sources.url_file == Source::Argument {
+        return Err(Failure::Usage("give the address once: as it is, or by --url or --url-file".to_owned()));
+    }
+    let store = Store { url: url.to_owned(), url_file: None };
+    choose(&store, Sources { url: Source::Argument, url_file: Source::Nowhere })
+}
+
 impl Address {
     /// The address that counts: arguments before variables, an address before a file, and at last the file of
     /// the host, if there is one, or the directory of this user.

@@ -8,10 +8,17 @@ use std::time::Duration;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
+use crate::break_claim::{self, Break};
+use crate::doctor::{self, Doctor};
+use crate::free::{self, Status, Wait};
 use crate::hold::{self, Hold};
+use crate::inspect::{self, Inspect};
+use crate::ls::{self, Ls};
 use crate::pages::{Completions, Manual};
 use crate::serve::{self, Serve};
+use crate::statuses::below;
 use crate::suggested::Suggested;
+use crate::top::{self, Top};
 use crate::{exit, log};
 
 const RUN: &str = "\
@@ -29,6 +36,9 @@ const URL: [&str; 2] = [
      address with a password into the variable, or into a file for --url-file.",
 ];
 
+/// The end of the short help.
+const MORE: &str = "Try --help for examples and the exit status.";
+
 /// Below it, a command is told to end before it has begun.
 const SHORTEST_HOLD: Duration = Duration::from_millis(100);
 
@@ -40,8 +50,7 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
     let [before, after] = URL;
     let help = format!("{before}\n{}\n\n{after}", forms.join("\n"));
     let command = Arguments::command();
-    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-    let verbs = Suggested::new(verbs, |verb| Ok(verb.to_owned()));
+    let verbs = Suggested::new(verbs(&command), |verb| Ok(verb.to_owned()));
     command.mut_subcommands(|verb| {
         if verb.get_arguments().any(|argument| argument.get_id() == "url") {
             verb.mut_arg("url", |url| url.long_help(help.clone()))
@@ -51,6 +60,11 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
             verb
         }
     })
+}
+
+/// The names of the verbs.
+pub(crate) fn verbs(command: &Command) -> Vec<String> {
+    command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
 }
 
 /// Runs a command while it holds a lock that is shared between processes or hosts.
@@ -67,7 +81,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Run a command while holding a lock.
     #[command(long_about = RUN)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = exit::HELP)]
+    #[command(after_help = MORE, after_long_help = below(exit::EXAMPLES, "run"))]
     Run(Box<Run>),
     /// Print the completions of a shell, to be put where that shell looks for them.
     Completions(Completions),
@@ -75,11 +89,39 @@ pub(crate) enum Verb {
     Man(Manual),
     /// Hold a lock for a part of a script.
     #[command(long_about = hold::ABOUT)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
+    #[command(after_help = MORE, after_long_help = below(hold::EXAMPLES, "hold"))]
     Hold(Box<Hold>),
+    /// Show the locks of a store as they are now, on a terminal.
+    #[command(long_about = top::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(top::EXAMPLES, "top"))]
+    Top(Box<Top>),
+    /// Examine a store before it is trusted with locks.
+    #[command(long_about = doctor::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(doctor::EXAMPLES, "doctor"))]
+    Doctor(Box<Doctor>),
+    /// List the locks of a store.
+    #[command(long_about = ls::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(ls::EXAMPLES, "ls"))]
+    Ls(Box<Ls>),
+    /// Show the queue of a lock.
+    #[command(long_about = inspect::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(inspect::EXAMPLES, "inspect"))]
+    Inspect(Box<Inspect>),
+    /// Take a lock away from its holder.
+    #[command(long_about = break_claim::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(break_claim::EXAMPLES, "break"))]
+    Break(Box<Break>),
+    /// Tell whether a lock is free.
+    #[command(long_about = free::STATUS)]
+    #[command(after_help = MORE, after_long_help = below(free::STATUS_EXAMPLES, "status"))]
+    Status(Box<Status>),
+    /// Wait until a lock is free, without taking it.
+    #[command(long_about = free::WAIT)]
+    #[command(after_help = MORE, after_long_help = below(free::WAIT_EXAMPLES, "wait"))]
+    Wait(Box<Wait>),
     /// Show the locks of a store on a web page.
     #[command(long_about = serve::ABOUT)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = serve::HELP)]
+    #[command(after_help = MORE, after_long_help = below(serve::EXAMPLES, "serve"))]
     Serve(Box<Serve>),
 }
 
@@ -160,21 +202,20 @@ pub(crate) struct Verbosity {
 impl Verbosity {
     /// Prints from now on what was asked for, about this lock.
     pub(crate) fn set(&self, name: &str) {
-        self.set_about(Some(name));
+        log::set(self.log_format, self.most(), Some(name));
     }
 
-    /// Prints from now on what was asked for, about many locks.
-    pub(crate) fn set_for_all(&self) {
-        self.set_about(None);
+    /// The same, about the store.
+    pub(crate) fn set_without_name(&self) {
+        log::set(self.log_format, self.most(), None);
     }
 
-    fn set_about(&self, name: Option<&str>) {
-        let most = match (self.quiet, self.verbose) {
+    fn most(&self) -> log::Level {
+        match (self.quiet, self.verbose) {
             (true, _) => log::Level::Error,
             (_, true) => log::Level::Info,
             (false, false) => log::Level::Warning,
-        };
-        log::set(self.log_format, most, name);
+        }
     }
 }
 
@@ -295,6 +336,11 @@ mod tests {
     const WORDS: &[&str] = &[
         "run",
         "hold",
+        "doctor",
+        "ls",
+        "-o",
+        "json",
+        "--stale",
         "completions",
         "man",
         "help",
@@ -371,9 +417,6 @@ mod tests {
         let schemes =
             Schemes::default().with_form("mine", "mine://host", |_| Ok(Memory::new() as Arc<dyn Backend>));
         let mut command = command(&schemes);
-        let verbs = |command: &Command| -> Vec<String> {
-            command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
-        };
         assert_eq!(verbs(&command), verbs(&Arguments::command()));
         let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");

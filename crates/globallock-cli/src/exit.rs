@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 
 use crate::log::{self, Line};
 
+/// What was asked for is not so, or nothing was done.
+pub(crate) const NO: u8 = 1;
 /// The usage was wrong: an option, a name or an address.
 pub(crate) const USAGE: u8 = 64;
 /// The store cannot be reached or cannot serve.
@@ -23,8 +25,8 @@ pub(crate) const LOST: u8 = 76;
 /// The store refused the user.
 const DENIED: u8 = 77;
 
-/// The end of `run --help`.
-pub(crate) const HELP: &str = "\
+/// The examples of `run --help`.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   One backup at a time on this host; the second waits for the first:
     globallock run backup -- ./backup.sh
@@ -33,20 +35,7 @@ Examples:
   From cron on many hosts; one of them runs the command, and the next one if it fails:
     GLOBALLOCK_URL=redis://10.0.0.7 globallock run --every 20h nightly -- ./report.sh
   At most three imports at a time, each for an hour at most:
-    globallock run --permits 1/3 --max-hold 1h import -- ./import.sh
-
-Exit status:
-  that of the command, or 128 + N when it was ended by signal N (if globallock was sent that signal too, it
-  ends by it likewise, which shells and systemd take for an interruption); otherwise
-   64  wrong usage: an option, the name, or the address
-   69  the store cannot be reached, or cannot serve
-   70  something went wrong inside
-   75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
-   76  the lock was lost, or held for its --max-hold, while the command ran, which was told to end; or this
-       waiter was evicted
-   77  the store refused the user
-  126  the command cannot be run
-  127  the command was not found";
+    globallock run --permits 1/3 --max-hold 1h import -- ./import.sh";
 
 /// Why the command has no exit status.
 pub(crate) enum Failure {

@@ -18,10 +18,15 @@
 
 mod address;
 mod arguments;
+mod break_claim;
+mod doctor;
 mod exit;
+mod free;
 mod held;
 mod hold;
+mod inspect;
 mod log;
+mod ls;
 mod nested;
 mod onlook;
 mod pages;
@@ -29,12 +34,14 @@ mod processes;
 mod run;
 mod serve;
 mod signals;
+mod statuses;
 mod suggested;
+mod top;
 mod waiting;
 
 use std::process::ExitCode;
 
-use clap::FromArgMatches;
+use clap::{ArgMatches, FromArgMatches};
 use globallock::Schemes;
 
 use address::Sources;
@@ -61,7 +68,8 @@ pub fn main(schemes: &Schemes) -> ExitCode {
                 if ours.join("=").contains("--log-format=json") {
                     log::set(log::Format::Json, log::Level::Error, None);
                 }
-                log::error("usage").say(usage(&error.to_string(), &words));
+                let verbs = arguments::verbs(&command);
+                log::error("usage").say(usage(&error.to_string(), &words, &verbs));
                 return exit::code(exit::USAGE);
             }
             // Requested help is no error. A failure to print cannot be reported, because the output is
@@ -71,26 +79,29 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         }
     };
     match arguments.verb {
-        Verb::Run(run) => {
-            let matches = matches.subcommand_matches("run");
-            run::main(schemes, &run, matches.map(Sources::of).unwrap_or_default())
-        }
+        Verb::Run(run) => run::main(schemes, &run, sources(&matches)),
         Verb::Completions(completions) => pages::completions(schemes, command, &completions),
         Verb::Man(manual) => pages::manual(command, &manual),
-        Verb::Hold(hold) => {
-            let matches = matches.subcommand_matches("hold");
-            hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
-        }
-        Verb::Serve(serve) => {
-            let matches = matches.subcommand_matches("serve");
-            serve::main(schemes, &serve, matches.map(Sources::of).unwrap_or_default())
-        }
+        Verb::Hold(hold) => hold::main(schemes, &hold, sources(&matches)),
+        Verb::Ls(ls) => ls::main(schemes, &ls, sources(&matches)),
+        Verb::Inspect(inspect) => inspect::main(schemes, &inspect, sources(&matches)),
+        Verb::Break(arguments) => break_claim::main(schemes, &arguments, sources(&matches)),
+        Verb::Status(status) => free::status(schemes, &status, sources(&matches)),
+        Verb::Wait(wait) => free::wait(schemes, &wait, sources(&matches)),
+        Verb::Top(top) => top::main(schemes, &top, sources(&matches)),
+        Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources(&matches)),
+        Verb::Serve(serve) => serve::main(schemes, &serve, sources(&matches)),
     }
+}
+
+/// Where the verb's address was given.
+fn sources(matches: &ArgMatches) -> Sources {
+    matches.subcommand().map(|(_, matches)| Sources::of(matches)).unwrap_or_default()
 }
 
 /// What a description of several lines says of the arguments, on one line: its first paragraph. Tips and the
 /// usage follow.
-fn usage(text: &str, arguments: &[&str]) -> String {
+fn usage(text: &str, arguments: &[&str], verbs: &[String]) -> String {
     let is_end = |line: &&str| line.is_empty() || line.starts_with("Usage:");
     let paragraph = text.lines().map(str::trim).take_while(|line| !is_end(line));
     let mut wrong = paragraph.collect::<Vec<_>>().join(" ");
@@ -101,7 +112,7 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb @ ("run" | "hold" | "serve" | "man" | "completions"), ..] => {
+        [verb, ..] if verbs.iter().any(|known| known == verb) => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",
@@ -126,6 +137,11 @@ mod tests {
                 &["run", "--wait", "-5s", "x", "--", "true"],
                 "unexpected argument '-5' found; see globallock run --help",
             ),
+            (
+                &["ls", "--older-than", "soon"],
+                "invalid value 'soon' for '--older-than <TIME>': write a time such as 250ms, 30s, 5m or \
+                 1h30m; see globallock ls --help",
+            ),
             (&["bogus"], "unrecognized subcommand 'bogus'; see globallock --help"),
             (
                 &["run"],
@@ -134,8 +150,9 @@ mod tests {
             ),
         ] {
             let all = [&["globallock"], arguments].concat();
-            let error = arguments::command(&schemes).try_get_matches_from(all).unwrap_err();
-            assert_eq!(usage(&error.to_string(), arguments), expected);
+            let command = arguments::command(&schemes);
+            let error = command.clone().try_get_matches_from(all).unwrap_err();
+            assert_eq!(usage(&error.to_string(), arguments, &arguments::verbs(&command)), expected);
         }
     }
 }

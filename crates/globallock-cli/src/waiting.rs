@@ -174,7 +174,7 @@ impl<'a> Waiting<'a> {
 
     /// Says why a wait was in vain: the lock is taken, or was not granted in time.
     pub(crate) async fn refused(self, taken: bool) -> Failure {
-        let (name, store) = (self.name, self.manager.backend().address());
+        let name = self.name;
         let refused = match taken {
             true => "is taken".to_owned(),
             false => format!("was not granted within {}", Shown(self.waited())),
@@ -189,9 +189,23 @@ impl<'a> Waiting<'a> {
             queue.place = place;
             queue.waiters += 1;
         }
-        let line = queue.in_json(log::error("taken").with("store", store));
-        Failure::Taken(line, format!("{name} {refused}{}; store {store}", queue.described()))
+        queue.refusal(name, self.manager, &refused)
     }
+}
+
+/// The holders and how many wait, to be put behind what is said of the lock.
+pub(crate) fn described(entries: &[Entry]) -> String {
+    Queue::of(entries, None).described()
+}
+
+/// Who has the lock and how many wait, apart from times.
+pub(crate) fn who(entries: &[Entry]) -> String {
+    Queue::of(entries, None).who()
+}
+
+/// Says of a lock that it is not to be had: `what`, who holds it, and in which store.
+pub(crate) fn refusal(name: &Name, manager: &LockManager, entries: &[Entry], what: &str) -> Failure {
+    Queue::of(entries, None).refusal(name, manager, what)
 }
 
 impl Queue {
@@ -207,6 +221,12 @@ impl Queue {
             waiters: waiters.len(),
             place: place.map(|place| place + 1),
         }
+    }
+
+    fn refusal(&self, name: &Name, manager: &LockManager, what: &str) -> Failure {
+        let store = manager.backend().address();
+        let line = self.in_json(log::error("taken").with("store", store));
+        Failure::Taken(line, format!("{name} {what}{}; store {store}", self.described()))
     }
 
     /// Who has the lock and where this run stands, apart from times.

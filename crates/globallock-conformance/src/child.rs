@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use globallock::internals::duration;
 use globallock::{Options, Schemes};
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,12 +54,21 @@ impl Owner {
     /// When it cannot be started.
     #[must_use]
     pub fn start_with(context: &Context, kind: &str, options: &Options) -> Self {
+        Self::start_on(context, context.name(), kind, options)
+    }
+
+    /// Starts a process as [`Owner::start_with`] does, which asks for a lock of this name.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_on(context: &Context, name: &str, kind: &str, options: &Options) -> Self {
         let store = context.store();
         let program = store.child.as_ref().expect("the runner knows the owner's program");
         let url = store.url.as_ref().expect("the store has an address");
         let mut command = Command::new(program);
         let text = |span: Option<Duration>| span.map_or("-".into(), |span| format!("{}ms", span.as_millis()));
-        command.args([url, context.name(), kind]);
+        command.args([url, name, kind]);
         command.args([Some(options.lease), options.max_hold, options.hold_at_least].map(text));
         let mut child = command
             .stdin(Stdio::piped())
@@ -101,6 +111,25 @@ impl Owner {
         self.commands.write_all(b"release\n").await.expect("the owner is alive");
     }
 
+    /// Tells it to ask for another lock of the same kind as well, and waits until it does. It reports when it
+    /// has that too, and keeps both.
+    ///
+    /// # Panics
+    /// When it has ended, or reports anything else.
+    pub async fn ask_also(&mut self, name: &str) {
+        self.commands.write_all(format!("also {name}\n").as_bytes()).await.expect("the owner is alive");
+        assert_eq!(self.next_report().await, Report::Asking);
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id().expect("the owner is alive")
+    }
+
     /// Kills it, as a crash does, and waits for its end.
     ///
     /// # Panics
@@ -141,7 +170,8 @@ impl Owner {
     }
 }
 
-/// Runs an owner process: acquires a lock, and releases it when a line arrives on standard input.
+/// Runs an owner process: acquires a lock, and releases it when the line `release` arrives on standard input.
+/// With the line `also NAME` it asks for one more lock.
 ///
 /// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, max hold time, and the
 /// time for which the lock is held at least; `-` where there is none.
@@ -176,26 +206,40 @@ pub async fn run_by(schemes: &Schemes, arguments: &[String]) {
         let manager = globallock::LockManager::connect_by(schemes, &arguments[0], options).await?;
         let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2])?;
         report(&Report::Asking);
-        lock.acquire().await
+        Ok((lock.acquire().await?, manager))
     };
-    let guard = match acquired.await {
-        Ok(guard) => guard,
+    let (guard, manager) = match acquired.await {
+        Ok(acquired) => acquired,
         Err(error) => return failed(error),
     };
     report(&Report::Granted(guard.fencing_token()));
     let mut commands = BufReader::new(tokio::io::stdin()).lines();
-    tokio::select! {
-        loss = guard.lost() => report(&Report::Lost(loss.to_string())),
-        command = commands.next_line() => {
-            if !matches!(command, Ok(Some(_))) {
-                return;
+    let (mut asked, mut also) = (FuturesUnordered::new(), Vec::<globallock::Guard>::new());
+    loop {
+        tokio::select! {
+            loss = guard.lost() => break report(&Report::Lost(loss.to_string())),
+            Some(acquired) = asked.next() => match acquired {
+                Ok::<globallock::Guard, _>(guard) => {
+                    report(&Report::Granted(guard.fencing_token()));
+                    also.push(guard);
+                }
+                Err(error) => failed(error),
+            },
+            command = commands.next_line() => {
+                let Ok(Some(command)) = command else { return };
+                let Some(name) = command.strip_prefix("also ") else { break };
+                let lock = crate::context::lock_of(&manager, name, &arguments[2]).expect("a good kind");
+                asked.push(async move { lock.acquire().await });
+                report(&Report::Asking);
             }
         }
     }
+    drop((asked, also));
     match guard.release().await {
         Ok(release) => report(&Report::Released(release == globallock::Release::Released)),
         Err(error) => failed(error),
     }
+    manager.close().await;
 }
 
 /// Takes turns with other owners for a number of seconds. The owner's program calls this when its first

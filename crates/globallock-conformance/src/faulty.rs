@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Change, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary, ValueWrite,
+    Backend, Capabilities, Change, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Finding, Release,
+    StoreNotice, Summary, ValueWrite,
 };
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
@@ -261,6 +261,14 @@ impl Backend for Faulty {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         self.inner.list(prefix)
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        self.inner.examine(name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        self.inner.forget(name, evicted).await
     }
 
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {

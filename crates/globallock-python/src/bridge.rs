@@ -11,11 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::AbortHandle;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
 use crate::failure::raise;
@@ -85,6 +86,13 @@ impl Inbox {
         }
     }
 
+    /// Takes out one that nobody waits for.
+    fn take(&self, number: u64) -> Option<Outcome> {
+        let mut outcomes = self.outcomes();
+        let position = outcomes.list.iter().position(|(each, _)| *each == number)?;
+        Some(outcomes.list.remove(position).1)
+    }
+
     /// Lets the loop poll, or has it woken. True if outcomes are there already: then the loop must take them,
     /// and does not poll.
     fn allow_polling(&self, polling: bool) -> bool {
@@ -144,18 +152,18 @@ impl Bridge {
     /// gives its outcome.
     pub(crate) fn start(
         &self,
+        process: &Arc<Process>,
         kind: WaitKind,
         request: impl Future<Output = Outcome> + Send + 'static,
         taken: Option<Py<PyList>>,
     ) -> PyResult<u64> {
-        let process = Process::current()?;
         let pending = process.begin_request(kind);
         let request = async move {
             let _until_answered = pending;
             request.await
         };
-        let number = self.watch(request, taken)?;
-        if let Some(inner) = self.inner.get() {
+        let number = self.watch(process, request, taken)?;
+        if let Some(inner) = self.inner.get_in(process.id) {
             let polling = process.send(kind);
             if inner.inbox.begin_polling(polling) && polling {
                 // The loop must take outcomes first, and so does not poll.
@@ -169,12 +177,12 @@ impl Bridge {
     /// [`start`](Self::start).
     pub(crate) fn watch(
         &self,
+        process: &Arc<Process>,
         request: impl Future<Output = Outcome> + Send + 'static,
         taken: Option<Py<PyList>>,
     ) -> PyResult<u64> {
-        let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(inner) = self.inner.get() else {
+        let Some(inner) = self.inner.get_in(process.id) else {
             return Err(PyRuntimeError::new_err("this event loop is another process's"));
         };
         let (inbox, in_flight) = (Arc::clone(&inner.inbox), Arc::clone(&inner.in_flight));
@@ -183,12 +191,16 @@ impl Bridge {
         }
         // Locked until the task is in the map, so that the task cannot remove itself before.
         let mut tasks = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let task = process.runtime.spawn(async move {
+        let task = process.run(async move {
             let outcome = request.await;
-            in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            inbox.push(number, outcome);
+            let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits any more if it is not there. The loop might never take the outcome.
+            let is_awaited = in_flight.remove(&number).is_some();
+            if is_awaited {
+                inbox.push(number, outcome);
+            }
         });
-        tasks.insert(number, task.abort_handle());
+        tasks.insert(number, task);
         Ok(number)
     }
 }
@@ -224,8 +236,9 @@ impl Bridge {
     /// Runs what can run without waiting. False when there are outcomes to drain, or when the loop will be
     /// woken.
     fn poll(&self) -> PyResult<bool> {
-        let Some(inner) = self.inner.get() else { return Ok(false) };
-        let polling = Process::current()?.poll();
+        let process = Process::current()?;
+        let Some(inner) = self.inner.get_in(process.id) else { return Ok(false) };
+        let polling = process.poll();
         Ok(!inner.inbox.allow_polling(polling) && polling)
     }
 
@@ -260,11 +273,12 @@ impl Bridge {
                 continue;
             };
             waiting.del_item(number)?;
-            let settled = future.call_method0("done").and_then(|done| {
+            let settled = future.call_method0(intern!(python, "done")).and_then(|done| {
                 if done.is_truthy()? {
                     return Ok(());
                 }
-                let method = if succeeded { "set_result" } else { "set_exception" };
+                let method =
+                    if succeeded { intern!(python, "set_result") } else { intern!(python, "set_exception") };
                 future.call_method1(method, (value,)).map(drop)
             });
             interruption = settled.err().or(interruption);
@@ -273,13 +287,19 @@ impl Bridge {
     }
 
     /// Drops a request whose outcome nobody waits for any more.
-    fn cancel(&self, number: u64) {
-        if let Some(inner) = self.inner.get()
-            && let Some(task) = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
-        {
-            task.abort();
-            inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        }
+    pub(crate) fn cancel(&self, number: u64) {
+        let Some(inner) = self.inner.get() else { return };
+        let task = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        // It may have been answered already, and a loop that has ended takes no outcomes.
+        let outcome = task.map_or_else(
+            || inner.inbox.take(number),
+            |task| {
+                task.abort();
+                None
+            },
+        );
+        let taken = inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        drop((outcome, taken));
     }
 }
 
@@ -291,8 +311,8 @@ pub(crate) fn poll_soon(
 ) -> PyResult<()> {
     let mut interruption = None;
     for _ in 0..TRIES {
-        let callback = bridge.getattr("drive")?;
-        match r#loop.call_method1("call_soon", (callback, r#loop, waiting)) {
+        let callback = bridge.getattr(intern!(bridge.py(), "drive"))?;
+        match r#loop.call_method1(intern!(bridge.py(), "call_soon"), (callback, r#loop, waiting)) {
             Ok(_) => break,
             // A loop that is closed polls no more.
             Err(error) if error.is_instance_of::<PyRuntimeError>(bridge.py()) => return Err(error),

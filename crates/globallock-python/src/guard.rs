@@ -9,11 +9,13 @@ use globallock::backend::Instant;
 use globallock::internals::{Began, keep_nobody_out, sleep_until_some};
 use globallock::{Loss, Release, ValueWrite};
 use pyo3::prelude::*;
+use pyo3::types::PyWeakrefReference;
 use tokio::select;
 
 use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{GlobalLockError, LockLost, seconds};
+use crate::holds::{Noted, Place};
 use crate::process::{ForkGuarded, Process};
 use crate::request::{FOREVER, Request};
 
@@ -23,6 +25,8 @@ pub(crate) struct Guard {
     #[pyo3(get)]
     fencing_token: u64,
     guard: Arc<Held>,
+    /// Where it is noted for the callers of this process once a lock of Python has it.
+    place: Place,
     /// When the owner is asked to end, if its end is planned.
     ask_at: Option<Instant>,
     /// Which run it is that the lock was acquired for, if any.
@@ -36,10 +40,16 @@ pub(crate) struct Guard {
 type ValueFields = (Vec<u8>, u64, f64);
 
 impl Guard {
-    pub(crate) fn new(guard: globallock::Guard, ask_at: Option<Instant>, began: Option<Began>) -> Self {
+    pub(crate) fn new(
+        guard: globallock::Guard,
+        process: u32,
+        place: Place,
+        ask_at: Option<Instant>,
+        began: Option<Began>,
+    ) -> Self {
         let fencing_token = guard.fencing_token();
-        let guard = Arc::new(ForkGuarded::new(Mutex::new(Some(guard))));
-        Guard { fencing_token, guard, ask_at, began, has_owner: AtomicBool::new(false) }
+        let guard = Arc::new(ForkGuarded::of(process, Mutex::new(Some((guard, None)))));
+        Guard { fencing_token, guard, place, ask_at, began, has_owner: AtomicBool::new(false) }
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<T> {
@@ -57,16 +67,20 @@ impl Guard {
     }
 }
 
-/// The guard of the core, until it is released.
-type Held = ForkGuarded<Mutex<Option<globallock::Guard>>>;
+/// The guard of the core until it is released, and the note of who has it.
+type Held = ForkGuarded<Mutex<Option<(globallock::Guard, Option<Noted>)>>>;
 
 fn with<T>(held: &Held, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<T> {
     let guard = held.get()?.lock().unwrap_or_else(PoisonError::into_inner);
-    guard.as_ref().map(use_it)
+    guard.as_ref().map(|(guard, _)| use_it(guard))
 }
 
 fn take(held: &Held) -> Option<globallock::Guard> {
-    held.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+    taken(held.get()?)
+}
+
+fn taken(held: &Mutex<Option<(globallock::Guard, Option<Noted>)>>) -> Option<globallock::Guard> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take().map(|(guard, _)| guard)
 }
 
 /// Why the owner must end its work: which kind of loss, or `asked`, and a sentence. Python makes a `Reason`
@@ -128,9 +142,20 @@ impl Guard {
         self.with(globallock::Guard::remaining).map_or(Some(0.0), |left| left.map(|left| left.as_secs_f64()))
     }
 
-    /// Notes that a lock of Python has it, so that others are kept out for as long as was asked for.
-    fn own(&self) {
+    /// Notes that Python has it, and for which acquisition, if it is a caller's of this process. So others
+    /// are kept out for as long as was asked for.
+    #[pyo3(signature = (acquisition=None))]
+    pub(crate) fn own(&self, acquisition: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         self.has_owner.store(true, Ordering::Relaxed);
+        let Some(acquisition) = acquisition else { return Ok(()) };
+        let acquisition = PyWeakrefReference::new(acquisition)?;
+        // Not asked which process this is: in a forked child the note has no effect.
+        if let Some(held) = self.guard.get_anywhere()
+            && let Some((_, noted)) = &mut *held.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            *noted = Some(self.place.note(acquisition.unbind()));
+        }
+        Ok(())
     }
 
     /// Keeps nobody out any longer than the lock is held, because not all of several locks were granted.
@@ -157,8 +182,9 @@ impl Guard {
     fn release(&self) -> Request {
         let held = Arc::clone(&self.guard);
         // If the wait is cancelled, the guard is dropped, and so released in the background.
-        Request::begun(WaitKind::Answer, move || {
-            let (is_here, guard) = (held.get().is_some(), take(&held));
+        Request::begun(WaitKind::Answer, move |process| {
+            let here = held.get_in(process);
+            let (is_here, guard) = (here.is_some(), here.and_then(taken));
             async move {
                 Outcome::Text(match guard {
                     None if !is_here => Some(FOREIGN.to_owned()),
@@ -172,7 +198,7 @@ impl Guard {
     /// Records the success of the run that the lock was acquired for, and releases the lock.
     fn succeed(&self) -> Request {
         let (held, began) = (Arc::clone(&self.guard), self.began);
-        Request::begun(WaitKind::Answer, move || {
+        Request::begun(WaitKind::Answer, move |_| {
             let run = began.zip(take(&held));
             async move {
                 let Some((began, guard)) = run else {

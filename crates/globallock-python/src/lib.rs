@@ -3,10 +3,15 @@
 //!
 //! Everything that users see is in Python. This half has only what needs the store or the runtime.
 
+mod acquisitions;
+mod answer;
 mod bridge;
+mod caller;
 mod driver;
 mod failure;
 mod guard;
+mod holds;
+mod lock_request;
 mod log;
 mod manager;
 mod process;
@@ -34,8 +39,13 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
         // `globallock/_interpreter.py` says it in the user's words, as where Python itself refuses.
         return Err(PyImportError::new_err("globallock._rust does not support subinterpreters"));
     }
+    module.add_class::<acquisitions::Acquisition>()?;
+    module.add_class::<acquisitions::Holdings>()?;
+    module.add_class::<answer::Answer>()?;
     module.add_class::<bridge::Bridge>()?;
+    module.add_class::<caller::Thread>()?;
     module.add_class::<guard::Guard>()?;
+    module.add_class::<lock_request::LockRequest>()?;
     module.add_class::<manager::Manager>()?;
     module.add_class::<request::Request>()?;
     module.add_class::<shield::Block>()?;
@@ -44,6 +54,8 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<shielded::AsyncShield>()?;
     module.add_class::<shielded::Shielded>()?;
     module.add_class::<watch::Watch>()?;
+    module.add_function(wrap_pyfunction!(caller::caller, module)?)?;
+    module.add_function(wrap_pyfunction!(caller::this_thread, module)?)?;
     module.add_function(wrap_pyfunction!(log::listen, module)?)?;
     // As Python writes versions, and as the wheel's metadata has it.
     module.add("__version__", env!("CARGO_PKG_VERSION").replace("-rc.", "rc"))

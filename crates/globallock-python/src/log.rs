@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use globallock::backend::{Claim, WaitMode};
-use globallock::{Event, LockKind, Observer, StoreNoticeKind};
+use globallock::backend::{Capabilities, Claim};
+use globallock::{Event, LockKind, NotGranted, Observer, StoreNoticeKind};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -65,15 +65,17 @@ struct Told {
     lock: Option<String>,
     mode: Option<&'static str>,
     claim: Option<String>,
-    is_try: bool,
+    outcome: Option<&'static str>,
     place: Option<usize>,
     fencing_token: Option<u64>,
     waited: Option<Duration>,
     held: Option<Duration>,
     margin: Option<Duration>,
     away: Option<Duration>,
+    handed_over: Option<Duration>,
     reason: Option<String>,
     store: Option<Arc<str>>,
+    kind: &'static str,
 }
 
 /// Sets who wants to hear of every lock.
@@ -88,21 +90,35 @@ pub(crate) fn listen(debugging: bool, counting: bool) {
 pub(crate) struct Logging {
     /// The address of the store, without secrets.
     store: Arc<str>,
+    /// Its kind, such as `redis`.
+    kind: &'static str,
 }
 
 impl Logging {
     pub(crate) fn of(address: &str) -> Self {
-        Logging { store: shown(address).into() }
+        Logging { store: shown(address).into(), kind: "" }
     }
 }
 
 impl Observer for Logging {
     fn event(&self, event: &Event<'_>) {
+        // What follows it is told.
+        if let Event::Asked { .. } = event {
+            return;
+        }
         let level = level(event)
             .filter(|level| *level > DEBUG || is_rare(event) || DEBUGGING.load(Ordering::Relaxed));
         if level.is_some() || COUNTING.load(Ordering::Relaxed) {
-            Log::current().put(Told::new(level, event, &self.store));
+            Log::current().put(Told::new(level, event, self));
         }
+    }
+
+    fn wants_deadlocks(&self) -> bool {
+        DEBUGGING.load(Ordering::Relaxed)
+    }
+
+    fn for_store(&self, store: &Capabilities) -> Option<Arc<dyn Observer>> {
+        Some(Arc::new(Logging { store: Arc::clone(&self.store), kind: store.kind }))
     }
 }
 
@@ -114,8 +130,10 @@ fn level(event: &Event<'_>) -> Option<u8> {
         Event::RenewalFailed { .. }
         | Event::ReleaseUnanswered { .. }
         | Event::CutShort { .. }
-        | Event::StoreLost { .. } => Some(WARNING),
+        | Event::StoreLost { .. }
+        | Event::Deadlock { .. } => Some(WARNING),
         Event::Waiting { .. }
+        | Event::WaitsForItself { .. }
         | Event::Granted { .. }
         | Event::GivenUp { .. }
         | Event::Released { .. }
@@ -139,17 +157,24 @@ fn is_rare(event: &Event<'_>) -> bool {
 }
 
 impl Told {
-    fn new(level: Option<u8>, event: &Event<'_>, store: &Arc<str>) -> Self {
+    fn new(level: Option<u8>, event: &Event<'_>, logging: &Logging) -> Self {
         let line = level.map(|level| (level, event.to_string()));
         let mut told = match event {
             Event::Waiting { claim, place, .. } => Told { place: *place, ..Told::of("waiting", claim) },
-            Event::Granted { claim, fencing_token, waited, .. } => Told {
+            Event::WaitsForItself { claim, .. } => Told::of("waits_for_itself", claim),
+            Event::Deadlock { claim, cycle, .. } => {
+                let waits: Vec<String> = cycle.iter().map(ToString::to_string).collect();
+                Told { reason: Some(waits.join("; ")), ..Told::of("deadlock", claim) }
+            }
+            Event::Granted { claim, fencing_token, waited, handed_over, .. } => Told {
                 fencing_token: Some(*fencing_token),
                 waited: Some(*waited),
+                handed_over: *handed_over,
+                outcome: Some("granted"),
                 ..Told::of("granted", claim)
             },
-            Event::GivenUp { claim, waited, .. } => {
-                Told { waited: Some(*waited), ..Told::of("not_granted", claim) }
+            Event::GivenUp { claim, waited, why, .. } => {
+                Told { waited: Some(*waited), outcome: Some(outcome(*why)), ..Told::of("not_granted", claim) }
             }
             Event::Renewed { claim, margin, .. } => Told { margin: *margin, ..Told::of("renewed", claim) },
             Event::RenewalFailed { claims, error, .. } => {
@@ -186,6 +211,7 @@ impl Told {
                 Told { reason: Some(error.to_string()), ..Told::at("store_away") }
             }
             Event::StoreBack { away, .. } => Told { away: Some(*away), ..Told::at("store_back") },
+            Event::StoreLeft { away, .. } => Told { away: Some(*away), ..Told::at("store_left") },
             Event::StoreNotice { notice, .. } => Told {
                 lock: notice.name.as_ref().map(|name| name.as_str().to_owned()),
                 reason: Some(notice.reason.clone()),
@@ -194,7 +220,8 @@ impl Told {
             _ => Told::at("other"),
         };
         told.line = line;
-        told.store = Some(Arc::clone(store));
+        told.store = Some(Arc::clone(&logging.store));
+        told.kind = logging.kind;
         told
     }
 
@@ -213,7 +240,6 @@ impl Told {
             lock: Some(claim.name.as_str().to_owned()),
             mode: Some(mode),
             claim: Some(claim.id.to_string()),
-            is_try: claim.wait_mode == WaitMode::Try,
             ..Told::at(event)
         }
     }
@@ -226,16 +252,29 @@ impl Told {
         fields.set_item("lock", &self.lock)?;
         fields.set_item("mode", self.mode)?;
         fields.set_item("claim", &self.claim)?;
-        fields.set_item("is_try", self.is_try)?;
+        fields.set_item("outcome", self.outcome)?;
         fields.set_item("place", self.place)?;
         fields.set_item("fencing_token", self.fencing_token)?;
         fields.set_item("waited", seconds(self.waited))?;
         fields.set_item("held", seconds(self.held))?;
         fields.set_item("margin", seconds(self.margin))?;
         fields.set_item("away", seconds(self.away))?;
+        fields.set_item("handed_over", seconds(self.handed_over))?;
         fields.set_item("reason", &self.reason)?;
         fields.set_item("store", self.store.as_deref())?;
+        fields.set_item("kind", self.kind)?;
         Ok(fields)
+    }
+}
+
+/// How a lock that was not granted is counted: the words of the library's own metrics.
+fn outcome(why: NotGranted<'_>) -> &'static str {
+    match why {
+        NotGranted::Taken => "taken",
+        NotGranted::TimedOut => "timeout",
+        NotGranted::Cancelled => "cancelled",
+        NotGranted::Evicted(_) => "evicted",
+        _ => "error",
     }
 }
 

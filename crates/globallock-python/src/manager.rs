@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, TryStreamExt};
-use globallock::backend::Instant;
-use globallock::internals::{Began, Running, Turn, begin_in_time, redacted};
-use globallock::{
-    Entry, EntryKey, Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result,
-};
+use globallock::internals::{Running, Turn, begin_in_time, redacted};
+use globallock::{Entry, EntryKey, Error, LockManager, ManagerOptions, Options, Release, Result};
 use pyo3::prelude::*;
 use tokio::sync::{OnceCell, watch};
 
 use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise, seconds};
-use crate::guard;
+use crate::holds::Names;
+use crate::lock_request::LockRequest;
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
 use crate::request::Request;
@@ -39,9 +37,11 @@ pub(crate) type EntryFields = (
 /// The locks of one store.
 #[pyclass(frozen, module = "globallock._rust")]
 pub(crate) struct Manager {
-    url: String,
-    options: ManagerOptions,
+    url: Arc<str>,
+    options: Arc<ManagerOptions>,
     connected: ArcSwapOption<Connected>,
+    /// What callers of this process hold, by all managers of this address.
+    names: Arc<Names>,
 }
 
 /// A process's connection.
@@ -50,51 +50,6 @@ pub(crate) struct Connected {
     store: ForkGuarded<OnceCell<LockManager>>,
     /// Tells those who watch when it is closed.
     pub(crate) closed: watch::Sender<bool>,
-}
-
-/// Which lock to acquire, and how. The kind is `mutex`, `read`, `write`, or `permits` of a semaphore.
-#[derive(Clone, FromPyObject)]
-struct LockRequest {
-    name: String,
-    kind: String,
-    permits: u32,
-    capacity: u32,
-    /// In seconds, like the next two. `None` waits for ever, zero tries once.
-    wait: Option<f64>,
-    max_hold: Option<f64>,
-    lease: Option<f64>,
-    /// After how many seconds the owner is asked to end, if its end is planned.
-    ask_after: Option<f64>,
-    wants_value: bool,
-    /// For how many seconds others are kept out, whatever becomes of the owner.
-    hold_at_least: Option<f64>,
-}
-
-impl LockRequest {
-    fn options(&self, defaults: &Options) -> PyResult<Options> {
-        let optional = |option, value: Option<f64>| value.map(|value| seconds(option, value)).transpose();
-        Ok(defaults
-            .clone()
-            .lease(optional("the lease", self.lease)?.unwrap_or(defaults.lease))
-            .max_hold(optional("the max hold time", self.max_hold)?)
-            .hold_at_least(optional("hold_at_least", self.hold_at_least)?)
-            .wait(optional("the wait", self.wait)?))
-    }
-
-    fn lock(&self, manager: &LockManager, options: Options) -> Result<Lock> {
-        let kind = match self.kind.as_str() {
-            "permits" => LockKind::Permits { count: self.permits, capacity: self.capacity },
-            kind => kind.parse()?,
-        };
-        let lock = manager.lock(&self.name, kind).with_options(options);
-        Ok(if self.wants_value { lock.with_value() } else { lock })
-    }
-
-    /// What Python gets of a lock that has just been acquired.
-    fn granted(&self, guard: Guard, began: Option<Began>) -> guard::Guard {
-        let after = self.ask_after.and_then(|after| Duration::try_from_secs_f64(after).ok());
-        guard::Guard::new(guard, after.and_then(|after| Instant::now().checked_add(after)), began)
-    }
 }
 
 /// The fields of an entry, for Python.
@@ -114,10 +69,15 @@ fn entry_fields(entry: Entry) -> EntryFields {
 }
 
 impl Connected {
-    pub(crate) async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
-        // `None` in a forked child: the parent's connection is not used there.
-        let store = self.store.get().ok_or(Error::Closed)?;
-        store.get_or_try_init(async || LockManager::connect_lazy(url, options)).await
+    /// `process` is the one that asks. A forked child does not use its parent's connection.
+    pub(crate) async fn manager(
+        &self,
+        process: u32,
+        url: &str,
+        options: &ManagerOptions,
+    ) -> Result<&LockManager> {
+        let store = self.store.get_in(process).ok_or(Error::Closed)?;
+        store.get_or_try_init(async || LockManager::connect_lazy(url, options.clone())).await
     }
 }
 
@@ -126,16 +86,16 @@ pub(crate) fn shown(address: &str) -> String {
     redacted(address).replace("…@", "")
 }
 
-/// A process's connection, and what makes it.
+/// The connection of this process, and what makes it.
 struct Store {
     connected: Arc<Connected>,
-    url: String,
-    options: ManagerOptions,
+    url: Arc<str>,
+    options: Arc<ManagerOptions>,
 }
 
 impl Store {
     async fn manager(&self) -> Result<&LockManager> {
-        self.connected.manager(&self.url, self.options.clone()).await
+        self.connected.manager(self.connected.process, &self.url, &self.options).await
     }
 }
 
@@ -155,7 +115,7 @@ impl Manager {
     }
 
     fn store(&self) -> Store {
-        Store { connected: self.connected(), url: self.url.clone(), options: self.options.clone() }
+        Store { connected: self.connected(), url: Arc::clone(&self.url), options: Arc::clone(&self.options) }
     }
 }
 
@@ -167,7 +127,9 @@ impl Manager {
         let locks = Options::new().lease(seconds("the lease", lease)?);
         let options = ManagerOptions::new().locks(locks).observer(Arc::new(Logging::of(&url)));
         let options = label.into_iter().fold(options, ManagerOptions::label);
-        Ok(Manager { url, options, connected: ArcSwapOption::empty() })
+        let names = Names::of(&url);
+        let (url, options) = (url.into(), Arc::new(options));
+        Ok(Manager { url, options, connected: ArcSwapOption::empty(), names })
     }
 
     /// The address of the store, without all that may be a secret.
@@ -177,34 +139,43 @@ impl Manager {
     }
 
     /// Acquires a lock; `None` if it was not granted in time. That another owner holds it is no error.
-    fn acquire(&self, request: LockRequest) -> PyResult<Request> {
-        let (store, options) = (self.store(), request.options(&self.options.locks)?);
-        Ok(Request::fallible(WaitKind::Grant, async move {
-            let lock = request.lock(store.manager().await?, options)?;
+    fn acquire(&self, request: &Bound<'_, LockRequest>) -> Request {
+        let (store, asked, names) = (self.store(), request.get().asked(), Arc::clone(&self.names));
+        Request::fallible(WaitKind::Grant, async move {
+            let lock = asked.lock(store.manager().await?, &store.options.locks);
             let guard = match lock.options().wait {
                 Some(wait) => lock.try_acquire_for(wait).await?,
                 None => Some(lock.acquire().await?),
             };
-            Ok(Outcome::Granted(guard.map(|guard| request.granted(guard, None))))
-        }))
+            let process = store.connected.process;
+            Ok(Outcome::Granted(guard.map(|guard| asked.granted(guard, process, &names, None))))
+        })
     }
 
     /// Acquires a lock for work that is done once in a while: a guard if the work is to be done, how many
     /// seconds ago the last success began if not, `None` if the lock was not granted in time.
-    fn begin(&self, request: LockRequest, every: f64) -> PyResult<Request> {
-        let (store, options) = (self.store(), request.options(&self.options.locks)?);
+    fn begin(&self, request: &Bound<'_, LockRequest>, every: f64) -> PyResult<Request> {
+        let (store, asked, names) = (self.store(), request.get().asked(), Arc::clone(&self.names));
         let every = seconds("every", every)?;
         Ok(Request::fallible(WaitKind::Grant, async move {
-            let manager = store.manager().await?;
-            let turn = begin_in_time(&manager.once(&request.name).every(every).with_options(options)).await?;
+            let (manager, options) = (store.manager().await?, asked.options(&store.options.locks));
+            let turn = begin_in_time(&manager.once(&asked.name).every(every).with_options(options)).await?;
             Ok(match turn {
                 None => Outcome::Granted(None),
                 Some(Turn::Skip { began }) => Outcome::Skipped(began.as_secs_f64()),
                 Some(Turn::Run(Running { began, guard })) => {
-                    Outcome::Granted(Some(request.granted(guard, Some(began))))
+                    let process = store.connected.process;
+                    Outcome::Granted(Some(asked.granted(guard, process, &names, Some(began))))
                 }
             })
         }))
+    }
+
+    /// The acquisitions of this process that have the name, oldest first, for a request that waits for ever.
+    /// `None` if there are none, or the wait ends.
+    fn holds<'py>(&self, request: &Bound<'py, LockRequest>) -> Option<Vec<Bound<'py, PyAny>>> {
+        let asked = request.get();
+        if asked.waits_for_ever() { self.names.holds(request.py(), asked.name()) } else { None }
     }
 
     /// Lists the claims of a name, oldest first.

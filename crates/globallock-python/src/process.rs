@@ -1,13 +1,17 @@
 //! The runtime of this process. A forked child makes one of its own, and never touches its parent's.
 
 use std::mem;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::select;
+use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -20,22 +24,77 @@ static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 
 /// One process's runtime, which a calling thread drives during its call.
 pub(crate) struct Process {
-    id: u32,
+    pub(crate) id: u32,
     pub(crate) runtime: Runtime,
     pub(crate) driver: Driver,
+    submitted: Arc<Submitted>,
+}
+
+/// What the background is to run. Its thread is woken once for all that comes while it is busy.
+#[derive(Default)]
+struct Submitted {
+    queue: Mutex<Queue>,
+    is_filled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    futures: Vec<BoxFuture<'static, ()>>,
+    /// Whether the background looks without being woken.
+    is_watched: bool,
+}
+
+impl Submitted {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, future: BoxFuture<'static, ()>) {
+        let mut queue = self.queue();
+        queue.futures.push(future);
+        if !mem::replace(&mut queue.is_watched, true) {
+            drop(queue);
+            self.is_filled.notify_one();
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        loop {
+            let futures = {
+                let mut queue = self.queue();
+                queue.is_watched = !queue.futures.is_empty();
+                mem::take(&mut queue.futures)
+            };
+            if futures.is_empty() {
+                self.is_filled.notified().await;
+                continue;
+            }
+            for future in futures {
+                tokio::spawn(future);
+            }
+            // Those that were spawned run now, and the sockets are polled.
+            yield_now().await;
+        }
+    }
 }
 
 impl Process {
     /// The runtime of this process, made at the first call.
     pub(crate) fn current() -> PyResult<Arc<Self>> {
-        let id = std::process::id();
+        Process::of(std::process::id())
+    }
+
+    /// The same, where it is known which process this is: to ask costs a system call.
+    fn of(id: u32) -> PyResult<Arc<Self>> {
         loop {
             let known = CURRENT.load_full();
             if let Some(process) = known.as_ref().filter(|process| process.id == id) {
                 return Ok(Arc::clone(process));
             }
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let fresh = Arc::new(Process { id, runtime, driver: Driver::default() });
+            let submitted = Arc::new(Submitted::default());
+            runtime.spawn(Arc::clone(&submitted).run());
+            let fresh = Arc::new(Process { id, runtime, driver: Driver::default(), submitted });
             let found = CURRENT.compare_and_swap(&known, Some(Arc::clone(&fresh)));
             if found.as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
                 // `known` is the parent's. Dropping it here would wait for threads that only the parent has,
@@ -57,7 +116,7 @@ impl Process {
         kind: WaitKind,
         future: impl Future<Output = T> + Send,
     ) -> PyResult<T> {
-        let mut future = Box::pin(future);
+        let mut future = pin!(future);
         let since = self.driver.now();
         let mut is_fresh = true;
         loop {
@@ -86,6 +145,17 @@ impl Process {
                 Err(_) => python.check_signals()?,
             }
         }
+    }
+
+    /// Has the runtime run a future, which is dropped if it is aborted.
+    pub(crate) fn run(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let (future, abort) = abortable(future);
+        if self.driver.background_drives() {
+            self.submitted.push(future.map(drop).boxed());
+        } else {
+            self.runtime.spawn(future);
+        }
+        abort
     }
 
     /// Counts a request of an event loop until what is returned is dropped.
@@ -151,6 +221,21 @@ impl<T> ForkGuarded<T> {
         ForkGuarded { process: std::process::id(), value: Some(value) }
     }
 
+    /// The same, where it is known which process this is.
+    pub(crate) fn of(process: u32, value: T) -> Self {
+        ForkGuarded { process, value: Some(value) }
+    }
+
+    /// The value, which must not be used for anything that a forked child may not do.
+    pub(crate) fn get_anywhere(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+
+    /// The value, where it is known which process this is: to ask costs a system call.
+    pub(crate) fn get_in(&self, process: u32) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.process == process)
+    }
+
     /// The value, in the process that made it; `None` in a forked child.
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.process == std::process::id())
@@ -159,9 +244,10 @@ impl<T> ForkGuarded<T> {
 
 impl<T> Drop for ForkGuarded<T> {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
+        let here = std::process::id();
+        if self.process != here {
             mem::forget(self.value.take());
-        } else if let Ok(process) = Process::current() {
+        } else if let Ok(process) = Process::of(here) {
             // Stores need the runtime to close their connections.
             let _entered = process.runtime.enter();
             drop(self.value.take());

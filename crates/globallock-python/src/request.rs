@@ -9,7 +9,9 @@ use globallock::Result;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use tokio::time::timeout;
 
+use crate::answer::Answer;
 use crate::bridge::{self, Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::guard::Guard;
@@ -27,19 +29,20 @@ pub(crate) struct Request {
 }
 
 /// Begins a request. What is waited for may be dropped at any moment from then on.
-type Make = Box<dyn FnOnce() -> BoxFuture<'static, Outcome> + Send>;
+type Make = Box<dyn FnOnce(u32) -> BoxFuture<'static, Outcome> + Send>;
 
 impl Request {
     pub(crate) fn new(kind: WaitKind, outcome: impl Future<Output = Outcome> + Send + 'static) -> Self {
-        Request::begun(kind, move || outcome)
+        Request::begun(kind, move |_| outcome)
     }
 
-    /// What takes something as soon as it is begun, such as the guard that it releases.
-    pub(crate) fn begun<F>(kind: WaitKind, make: impl FnOnce() -> F + Send + 'static) -> Self
+    /// What takes something as soon as it is begun, such as the guard that it releases. It is told the number of
+    /// the process.
+    pub(crate) fn begun<F>(kind: WaitKind, make: impl FnOnce(u32) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        Request { kind, make: Mutex::new(Some(Box::new(move || make().boxed()))) }
+        Request { kind, make: Mutex::new(Some(Box::new(move |process| make(process).boxed()))) }
     }
 
     /// What the store answers soon.
@@ -54,9 +57,9 @@ impl Request {
         Request::new(kind, outcome.map(|outcome| outcome.unwrap_or_else(Outcome::Failed)))
     }
 
-    fn made(&self) -> PyResult<BoxFuture<'static, Outcome>> {
+    fn made(&self, process: &Process) -> PyResult<BoxFuture<'static, Outcome>> {
         let make = self.make.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(make.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))?())
+        Ok(make.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))?(process.id))
     }
 }
 
@@ -72,11 +75,12 @@ impl Request {
         limit: Option<f64>,
         taken: Option<&Bound<'_, PyList>>,
     ) -> PyResult<Py<PyAny>> {
-        let (process, asked) = (Process::current()?, self.made()?);
+        let process = Process::current()?;
+        let asked = self.made(&process)?;
         let outcome = match limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, FOREVER))) {
             None => process.block_on(python, self.kind, asked)?,
             Some(limit) => process.block_on(python, self.kind, async move {
-                tokio::time::timeout(limit, asked).await.unwrap_or(Outcome::Flag(None))
+                timeout(limit, asked).await.unwrap_or(Outcome::Flag(None))
             })?,
         };
         let outcome = outcome.into_python(python)?;
@@ -93,18 +97,32 @@ impl Request {
     /// Puts what is granted into `taken` as well, when the loop takes the outcome.
     #[pyo3(signature = (bridge, taken=None))]
     fn start(&self, bridge: &Bridge, taken: Option<Py<PyList>>) -> PyResult<u64> {
+        let process = Process::current()?;
+        let asked = self.made(&process)?;
         match self.kind {
             // It may never come.
-            WaitKind::Notification => bridge.watch(self.made()?, taken),
-            kind => bridge.start(kind, self.made()?, taken),
+            WaitKind::Notification => bridge.watch(&process, asked, taken),
+            kind => bridge.start(&process, kind, asked, taken),
         }
     }
 
+    /// What a task awaits for the outcome, which begins the request. The future of each is in `waiting` by
+    /// its number.
+    #[pyo3(signature = (bridge, r#loop, waiting, taken=None))]
+    fn awaited(
+        slf: Py<Self>,
+        bridge: Py<Bridge>,
+        r#loop: Py<PyAny>,
+        waiting: Py<PyDict>,
+        taken: Option<Py<PyList>>,
+    ) -> Answer {
+        Answer::new(slf, bridge, r#loop, waiting, taken)
+    }
+}
+
+impl Request {
     /// Starts it for asyncio: the future gets the outcome, and is in `waiting` by the number until then.
-    ///
-    /// Here and not in Python, where an exception in the middle would leave others without their outcomes.
-    #[pyo3(signature = (bridge, r#loop, waiting, future, taken=None))]
-    fn begin_for(
+    pub(crate) fn begin_for(
         &self,
         bridge: &Bound<'_, Bridge>,
         r#loop: &Bound<'_, PyAny>,

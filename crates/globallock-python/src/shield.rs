@@ -6,8 +6,10 @@
 //! then they release what it was about to hand over or to give back.
 
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::failure::GlobalLockError;
 use crate::guard::Guard;
@@ -75,13 +77,14 @@ pub(crate) fn foremost(python: Python<'_>, error: PyErr, interruption: Option<Py
 }
 
 pub(crate) fn caller(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    python.import("sys")?.call_method0("_getframe")
+    static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET_FRAME.import(python, "sys", "_getframe")?.call0()
 }
 
 /// Calls what acquires. If that is interrupted, what it was granted is released.
 fn begin<'py>(
     object: &Bound<'py, PyAny>,
-    method: &str,
+    method: &Bound<'py, PyString>,
     frame: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let python = object.py();
@@ -97,16 +100,16 @@ fn begin<'py>(
 /// Calls what releases. If that is interrupted, what it was to release is released all the same.
 fn end<'py>(
     object: &Bound<'py, PyAny>,
-    method: &str,
+    method: &Bound<'py, PyString>,
     frame: Option<Bound<'py, PyAny>>,
     exception: &Bound<'py, PyTuple>,
 ) -> PyResult<()> {
     let python = object.py();
     let leaving = PyList::empty(python);
-    let arguments = (frame, &leaving).into_pyobject(python)?;
-    let Err(error) = object.call_method1(method, (&arguments.get_item(0)?, &leaving, exception)) else {
+    let Err(error) = object.call_method1(method, (&frame, &leaving, exception)) else {
         return Ok(());
     };
+    let arguments = (frame, &leaving).into_pyobject(python)?;
     Err(interrupted(object, &leaving, &arguments, error))
 }
 
@@ -138,14 +141,14 @@ impl Block {
 
     /// Acquires for a `with` block, which must look whether it was granted.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        begin(slf, "_enter", Some(caller(slf.py())?))?;
+        begin(slf, intern!(slf.py(), "_enter"), Some(caller(slf.py())?))?;
         Ok(slf.clone())
     }
 
     /// Releases what the `with` block has acquired.
     #[pyo3(signature = (*exception))]
     fn __exit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        end(slf, "_exit", Some(caller(slf.py())?), exception)
+        end(slf, intern!(slf.py(), "_exit"), Some(caller(slf.py())?), exception)
     }
 }
 
@@ -170,13 +173,13 @@ impl Shield {
     /// >>> lock.release()
     ///
     /// :raises `Evicted`: somebody took it out of the queue while it waited.
-    /// :raises `NotLocked`: the caller holds it by this object already, and would wait for itself for ever.
+    /// :raises `NotLocked`: the caller holds it already, and would wait for itself for ever.
     /// :raises `StoreUnavailable`: the store does not answer.
     /// :raises `StoreDenied`: it refuses the user.
     /// :raises `StoreUnfit`: it cannot serve locks as it is.
     #[allow(clippy::doc_lazy_continuation, reason = "Python's examples are not Markdown")]
     fn acquire(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        begin(slf, "_acquire", None)?.is_truthy()
+        begin(slf, intern!(slf.py(), "_acquire"), None)?.is_truthy()
     }
 
     /// Releases the caller's latest acquisition, if there is one. The log says so if it was lost before.
@@ -194,20 +197,20 @@ impl Shield {
     /// :raises `NotLocked`: only others hold it by this object, and it is not certain which one is meant.
     #[allow(clippy::doc_lazy_continuation, reason = "Python's examples are not Markdown")]
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
-        end(slf, "_release", None, &PyTuple::empty(slf.py()))
+        end(slf, intern!(slf.py(), "_release"), None, &PyTuple::empty(slf.py()))
     }
 
     /// Acquires for an `async with` block, which must look whether it was granted.
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
-        if !slf.hasattr("_aenter")? {
+        if !slf.hasattr(intern!(slf.py(), "_aenter"))? {
             return Err(PyTypeError::new_err("this is for with: use lockman.aio for async with"));
         }
-        shielded::begin(slf, "_aenter", Some(caller(slf.py())?), true)
+        shielded::begin(slf, intern!(slf.py(), "_aenter"), Some(caller(slf.py())?), true)
     }
 
     /// Releases what the `async with` block has acquired.
     #[pyo3(signature = (*exception))]
     fn __aexit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> PyResult<Shielded> {
-        shielded::end(slf, "_aexit", Some(caller(slf.py())?), exception)
+        shielded::end(slf, intern!(slf.py(), "_aexit"), Some(caller(slf.py())?), exception)
     }
 }

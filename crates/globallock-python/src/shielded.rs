@@ -5,8 +5,9 @@
 
 use pyo3::exceptions::{PyAttributeError, PyGeneratorExit, PyRuntimeError, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::shield::{Hold, caller, foremost, interrupted, let_go, surely};
 
@@ -28,7 +29,7 @@ pub(crate) struct Shielded {
 /// The coroutine of what acquires, as `begin` is for threads. A block gets the object.
 pub(crate) fn begin<'py>(
     object: &Bound<'py, PyAny>,
-    method: &str,
+    method: &Bound<'py, PyString>,
     frame: Option<Bound<'py, PyAny>>,
     is_block: bool,
 ) -> PyResult<Shielded> {
@@ -41,7 +42,7 @@ pub(crate) fn begin<'py>(
 /// The coroutine of what releases, as `end` is for threads.
 pub(crate) fn end<'py>(
     object: &Bound<'py, PyAny>,
-    method: &str,
+    method: &Bound<'py, PyString>,
     frame: Option<Bound<'py, PyAny>>,
     exception: &Bound<'py, PyTuple>,
 ) -> PyResult<Shielded> {
@@ -78,7 +79,7 @@ impl Shielded {
     fn step(
         &mut self,
         python: Python<'_>,
-        method: &str,
+        method: &Bound<'_, PyString>,
         arguments: &Bound<'_, PyTuple>,
     ) -> PyResult<Py<PyAny>> {
         let Some(coroutine) = self.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(python)) else {
@@ -172,16 +173,16 @@ impl Shielded {
     }
 
     fn __next__(&mut self, python: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.step(python, "send", &(python.None(),).into_pyobject(python)?)
+        self.step(python, intern!(python, "send"), &(python.None(),).into_pyobject(python)?)
     }
 
     fn send(&mut self, python: Python<'_>, value: Py<PyAny>) -> PyResult<Py<PyAny>> {
-        self.step(python, "send", &(value,).into_pyobject(python)?)
+        self.step(python, intern!(python, "send"), &(value,).into_pyobject(python)?)
     }
 
     #[pyo3(signature = (*exception))]
     fn throw(&mut self, python: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
-        self.step(python, "throw", exception)
+        self.step(python, intern!(python, "throw"), exception)
     }
 
     /// Ends it where it stands, and releases what it has noted.
@@ -208,13 +209,13 @@ impl AsyncBlock {
 
     /// Acquires for an `async with` block, which must look whether it was granted.
     fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
-        begin(slf, "_aenter", Some(caller(slf.py())?), true)
+        begin(slf, intern!(slf.py(), "_aenter"), Some(caller(slf.py())?), true)
     }
 
     /// Releases what the `async with` block has acquired.
     #[pyo3(signature = (*exception))]
     fn __aexit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> PyResult<Shielded> {
-        end(slf, "_aexit", Some(caller(slf.py())?), exception)
+        end(slf, intern!(slf.py(), "_aexit"), Some(caller(slf.py())?), exception)
     }
 }
 
@@ -241,7 +242,7 @@ impl AsyncShield {
     /// >>> asyncio.run(main())
     /// ships the order
     fn acquire(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
-        begin(slf, "_aacquire", None, false)
+        begin(slf, intern!(slf.py(), "_aacquire"), None, false)
     }
 
     /// Releases the task's latest acquisition, as the ``release()`` for threads; to be awaited.
@@ -256,6 +257,6 @@ impl AsyncShield {
     /// >>> asyncio.run(main())
     /// (True, False)
     fn release(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
-        end(slf, "_arelease", None, &PyTuple::empty(slf.py()))
+        end(slf, intern!(slf.py(), "_arelease"), None, &PyTuple::empty(slf.py()))
     }
 }

@@ -58,15 +58,15 @@ pub(crate) struct Changes {
 impl Changes {
     pub(crate) fn new(
         connected: Arc<Connected>,
-        url: String,
-        options: ManagerOptions,
+        url: Arc<str>,
+        options: Arc<ManagerOptions>,
         prefix: String,
         every: Duration,
     ) -> Self {
         let (sender, received) = mpsc::channel(1);
         let sending = async move {
             let manager = loop {
-                match connected.manager(&url, options.clone()).await {
+                match connected.manager(std::process::id(), &url, &options).await {
                     Ok(manager) => break manager,
                     Err(error) => {
                         let may_heal = error.is_retryable();

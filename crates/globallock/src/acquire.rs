@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{ClaimStatus, Eviction, WaitMode};
+use crate::around::Held;
+use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
 use crate::context::{Context, Request};
 use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
-use crate::sync::{Backoff, Instant, now, sleep_until, sleep_until_some, timeout_at};
+use crate::long_waits::LongWait;
+use crate::observe::{NotGranted, Operation, Request as StoreRequest};
+use crate::sync::{Backoff, Instant, RETRY, now, sleep_until, sleep_until_some, timeout_at};
 use crate::turns::Turn;
-
-/// The bounds of the pause between two tries of a store that failed to answer, whatever was asked.
-pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// What came of a request for a lock.
 pub(crate) enum Acquired {
@@ -39,6 +39,12 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
     let wait = request.options.wait.filter(|_| request.wait_mode == WaitMode::Wait);
     let store_timeout = request.options.silence_limit(request.wait_mode);
     let hold_at_least = request.options.hold_at_least;
+    let around = match (request.wait_mode, wait) {
+        (WaitMode::Wait, None) => Held::of(&request.name),
+        // Its wait ends.
+        _ => Held::default(),
+    };
+    around.refuse(context, &request.name, request.permits)?;
     let mut asking = Asking {
         context,
         hold: Hold::new(context.claim(request)?, context.observers.clone(), started),
@@ -49,19 +55,22 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
         failure: None,
         backoff: Backoff::new(RETRY),
         tracked: false,
+        around,
+        long_wait: None,
         armed: true,
         traces: Traces::None,
     };
-    loop {
-        match asking.ask().await? {
-            Asked::Granted => {
-                asking.hold_at_least(hold_at_least).await?;
-                return Ok(Acquired::Granted(asking.into_guard()));
-            }
-            Asked::Refused => return Ok(Acquired::NotGranted { waited: Duration::ZERO }),
-            Asked::TimedOut => return Ok(Acquired::NotGranted { waited: now().duration_since(started) }),
-            Asked::Again if context.is_closed() => return Err(Error::Closed),
-            Asked::Again => {}
+    asking.hold.tell_asked();
+    match asking.granted(hold_at_least).await {
+        Ok(Asked::Granted) => Ok(Acquired::Granted(asking.into_guard())),
+        Ok(Asked::TimedOut) => {
+            asking.give_up_claim(NotGranted::TimedOut);
+            Ok(Acquired::NotGranted { waited: now().duration_since(started) })
+        }
+        Ok(Asked::Refused | Asked::Again) => Ok(Acquired::NotGranted { waited: Duration::ZERO }),
+        Err(error) => {
+            asking.give_up_claim(NotGranted::by(&error));
+            Err(error)
         }
     }
 }
@@ -90,6 +99,10 @@ struct Asking<'a> {
     failure: Option<Error>,
     backoff: Backoff,
     tracked: bool,
+    /// What is held around the work that asks, and may be in the way.
+    around: Held,
+    /// What it finds out about its wait, once it waits.
+    long_wait: Option<LongWait>,
     armed: bool,
     /// What the store may have of the claim.
     traces: Traces,
@@ -107,6 +120,21 @@ enum Traces {
 }
 
 impl<'a> Asking<'a> {
+    /// Asks until the claim is granted and kept for as long as it is to be held at least, or not granted.
+    async fn granted(&mut self, hold_at_least: Option<Duration>) -> Result<Asked> {
+        loop {
+            match self.ask().await? {
+                Asked::Granted => {
+                    self.hold_at_least(hold_at_least).await?;
+                    return Ok(Asked::Granted);
+                }
+                Asked::Again if self.context.is_closed() => return Err(Error::Closed),
+                Asked::Again => {}
+                not_granted => return Ok(not_granted),
+            }
+        }
+    }
+
     /// Asks the store where the claim stands, and if it waits, waits until that may have changed.
     async fn ask(&mut self) -> Result<Asked> {
         // A renewal granted this claim, and it was lost before this task ran. The lost guard is returned
@@ -119,8 +147,14 @@ impl<'a> Asking<'a> {
         let Some(turn) = self.turn().await? else { return Ok(Asked::TimedOut) };
         let asked_at = now();
         let give_up = self.give_up(asked_at);
-        let answer = match timeout_at(give_up, self.enqueue()).await {
-            Ok(answer) => answer,
+        let mut request = self.context.observers.request_at(Operation::Enqueue, asked_at);
+        let answer = timeout_at(give_up, self.enqueue(&mut request)).await;
+        let answered_at = now();
+        let answer = match answer {
+            Ok(answer) => {
+                request.answered_at(answer.as_ref().err(), answered_at);
+                answer
+            }
             Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() => {
                 return Ok(Asked::TimedOut);
             }
@@ -128,17 +162,17 @@ impl<'a> Asking<'a> {
         };
         self.context.health.note(&answer);
         if answer.is_ok() {
-            turn.answered();
+            turn.answered(answered_at);
         }
         drop(turn);
         match answer {
-            Ok(ClaimStatus::Held(grant)) if self.hold.confirm(&grant, now()) => {
+            Ok(ClaimStatus::Held(grant)) if self.hold.confirm(&grant, answered_at) => {
                 self.track();
                 Ok(Asked::Granted)
             }
             Ok(ClaimStatus::Gone) if self.hold.claim.wait_mode == WaitMode::Try => {
                 self.armed = false;
-                self.hold.give_up(now());
+                self.hold.give_up(NotGranted::Taken, now());
                 Ok(Asked::Refused)
             }
             Ok(ClaimStatus::Waiting) => {
@@ -149,6 +183,7 @@ impl<'a> Asking<'a> {
                     self.hold.tell_waiting(self.context.observers.are_curious().then(place).flatten());
                     self.track();
                 }
+                self.refuse_around(give_up).await?;
                 self.wait().await
             }
             Ok(ClaimStatus::Evicted(eviction)) => Err(self.evicted(eviction)),
@@ -160,10 +195,12 @@ impl<'a> Asking<'a> {
     }
 
     /// Sends the claim, once the store can be reached.
-    async fn enqueue(&mut self) -> Result<ClaimStatus> {
-        let backend = &self.context.backend;
+    async fn enqueue(&mut self, request: &mut StoreRequest<'a>) -> Result<ClaimStatus> {
+        let Context { backend, observers, .. } = &**self.context;
         if !backend.is_ready() {
-            backend.ready().await?;
+            request.withdraw();
+            observers.asking(Operation::Connect, backend.ready()).await?;
+            *request = observers.request(Operation::Enqueue);
         }
         // Set before the request, because a call that is dropped hears of no answer.
         let traces = std::mem::replace(&mut self.traces, Traces::Possible);
@@ -172,6 +209,21 @@ impl<'a> Asking<'a> {
             self.traces = Traces::Refused;
         }
         answer
+    }
+
+    /// Gives up a claim that would wait for the very work that asks, which the queue shows where the lock
+    /// around the work is another manager's.
+    async fn refuse_around(&mut self, give_up: Instant) -> Result<()> {
+        if self.around.is_nothing() {
+            return Ok(());
+        }
+        let Claim { name, permits, .. } = &*self.hold.claim;
+        // Without an answer, it is asked again with the claim's next answer.
+        if let Ok(Ok(queue)) = timeout_at(give_up, self.context.backend.inspect(name)).await {
+            self.around.refuse_in(&queue, name, *permits)?;
+            self.around = Held::default();
+        }
+        Ok(())
     }
 
     /// Waits for its turn to ask the store; `None` when the wait has ended.
@@ -228,16 +280,24 @@ impl<'a> Asking<'a> {
     /// Waits in the queue.
     async fn wait(&mut self) -> Result<Asked> {
         let mut closed = self.context.subscribe_closed();
+        let (context, hold) = (self.context, &self.hold);
+        let long_wait = self.long_wait.get_or_insert_with(|| LongWait::begin(context, hold));
         loop {
-            let changed = tokio::select! {
-                biased;
-                granted = self.hold.granted() => {
-                    return Ok(if granted { Asked::Granted } else { Asked::Again });
+            let mut change = context.backend.wait_for_change(&hold.claim);
+            let changed = loop {
+                long_wait.look(context, hold);
+                tokio::select! {
+                    biased;
+                    granted = hold.granted() => {
+                        return Ok(if granted { Asked::Granted } else { Asked::Again });
+                    }
+                    changed = &mut change => break changed,
+                    () = sleep_until_some(self.limit) => return Ok(Asked::TimedOut),
+                    _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+                    () = sleep_until_some(long_wait.next()) => {}
                 }
-                changed = self.context.backend.wait_for_change(&self.hold.claim) => changed,
-                () = sleep_until_some(self.limit) => return Ok(Asked::TimedOut),
-                _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
+            drop(change);
             match changed {
                 Ok(Some(ClaimStatus::Held(grant))) if self.hold.confirm(&grant, now()) => {
                     self.track();
@@ -285,12 +345,13 @@ impl<'a> Asking<'a> {
 
     /// Has the store keep the claim until then, unless it is lost meanwhile.
     async fn keep_until(&self, until: Instant) -> Result<()> {
-        let (backend, began) = (&self.context.backend, now());
+        let (Context { backend, observers, .. }, began) = (&**self.context, now());
         let mut backoff = Backoff::new(RETRY);
         while self.hold.phase() == Phase::Held {
             let rest = until.saturating_duration_since(now());
             let give_up = began + self.store_timeout;
-            let answer = timeout_at(give_up, backend.keep_for(&self.hold.claim, rest)).await;
+            let request = observers.asking(Operation::Keep, backend.keep_for(&self.hold.claim, rest));
+            let answer = timeout_at(give_up, request).await;
             let answer = answer.unwrap_or_else(|_| Err(self.silence(began)));
             self.context.health.note(&answer);
             match answer {
@@ -338,22 +399,29 @@ impl<'a> Asking<'a> {
         self.armed = false;
         Guard::new(Arc::clone(self.context), Arc::clone(&self.hold))
     }
+
+    /// Takes the claim out of its queue in the background, unless it was granted, or the store has said that
+    /// it is in no queue.
+    fn give_up_claim(&mut self, why: NotGranted<'_>) {
+        if !std::mem::take(&mut self.armed) {
+            return;
+        }
+        // The release is started first, so that a manager that is being closed finds the claim either waiting
+        // or under release.
+        match self.traces {
+            Traces::None => {}
+            Traces::Refused => self.context.release_refused(&self.hold),
+            Traces::Possible => self.context.release_in_background(&self.hold),
+        }
+        self.hold.finish_because(why, now());
+        if self.tracked {
+            self.context.renewer.untrack(self.hold.claim.id);
+        }
+    }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if self.armed {
-            // The release is started first, so that a manager that is being closed finds the claim either
-            // waiting or under release.
-            match self.traces {
-                Traces::None => {}
-                Traces::Refused => self.context.release_refused(&self.hold),
-                Traces::Possible => self.context.release_in_background(&self.hold),
-            }
-            self.hold.finish(now());
-            if self.tracked {
-                self.context.renewer.untrack(self.hold.claim.id);
-            }
-        }
+        self.give_up_claim(NotGranted::Cancelled);
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::around::of_thread;
 use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary, Value, ValueWrite};
 use crate::error::Result;
 use crate::kind::LockKind;
@@ -44,6 +45,14 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .build()
         .expect("the operating system lets the process start two threads")
 });
+
+/// Blocks this thread until a future is ready.
+fn block_on<F: Future>(future: F) -> F::Output {
+    match of_thread() {
+        Some(around) => RUNTIME.block_on(around.awaits(future)),
+        None => RUNTIME.block_on(future),
+    }
+}
 
 /// Makes locks in one store; see [`crate::LockManager`] and the example of [this module](self).
 #[derive(Clone, Debug)]
@@ -105,7 +114,7 @@ impl LockManager {
     /// # Errors
     /// As [`crate::LockManager::connect_with`].
     pub fn connect_with(url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
-        RUNTIME.block_on(crate::LockManager::connect_with(url, options)).map(LockManager)
+        block_on(crate::LockManager::connect_with(url, options)).map(LockManager)
     }
 
     /// Connects to the store at `url` by a table of schemes; see [`crate::LockManager::connect_by`].
@@ -113,7 +122,7 @@ impl LockManager {
     /// # Errors
     /// As [`crate::LockManager::connect_by`].
     pub fn connect_by(schemes: &Schemes, url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
-        RUNTIME.block_on(crate::LockManager::connect_by(schemes, url, options)).map(LockManager)
+        block_on(crate::LockManager::connect_by(schemes, url, options)).map(LockManager)
     }
 
     /// Makes locks over a store of a third party's, which `open` connects to in the runtime that serves it
@@ -125,7 +134,7 @@ impl LockManager {
         open: impl AsyncFnOnce() -> Result<Arc<dyn Backend>>,
         options: impl Into<ManagerOptions>,
     ) -> Result<Self> {
-        RUNTIME.block_on(async { crate::LockManager::with_backend(open().await?, options) }).map(LockManager)
+        block_on(async { crate::LockManager::with_backend(open().await?, options) }).map(LockManager)
     }
 
     /// Makes a lock of any kind; see [`crate::LockManager::lock`].
@@ -167,7 +176,7 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        RUNTIME.block_on(self.0.lock_all(names)).map(GuardSet::new)
+        block_on(self.0.lock_all(names)).map(GuardSet::new)
     }
 
     /// Acquires the mutexes of all `names` if all are free; see [`crate::LockManager::try_lock_all`].
@@ -179,7 +188,7 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        Ok(RUNTIME.block_on(self.0.try_lock_all(names))?.map(GuardSet::new))
+        Ok(block_on(self.0.try_lock_all(names))?.map(GuardSet::new))
     }
 
     /// Lists the claims of a name; see [`crate::LockManager::inspect`].
@@ -187,7 +196,7 @@ impl LockManager {
     /// # Errors
     /// As [`crate::LockManager::inspect`].
     pub fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Entry>> {
-        RUNTIME.block_on(self.0.inspect(name))
+        block_on(self.0.inspect(name))
     }
 
     /// Sums up the names that begin with `prefix` and have a claim; see [`crate::LockManager::list`].
@@ -195,7 +204,7 @@ impl LockManager {
     /// # Errors
     /// As the store answers.
     pub fn list(&self, prefix: &str) -> Result<Vec<Summary>> {
-        RUNTIME.block_on(self.0.list(prefix).try_collect())
+        block_on(self.0.list(prefix).try_collect())
     }
 
     /// Tells how the names that begin with `prefix` change, as an iterator whose `next` waits for the next
@@ -206,7 +215,7 @@ impl LockManager {
         every: Duration,
     ) -> impl Iterator<Item = Result<Change>> + use<'a> {
         let mut changes = self.0.watch(prefix, every);
-        std::iter::from_fn(move || RUNTIME.block_on(changes.next()))
+        std::iter::from_fn(move || block_on(changes.next()))
     }
 
     /// Takes the very claim that an [`Entry`] shows out of its queue; see [`crate::LockManager::evict`].
@@ -214,12 +223,12 @@ impl LockManager {
     /// # Errors
     /// As [`crate::LockManager::evict`].
     pub fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
-        RUNTIME.block_on(self.0.evict(name, entry, reason))
+        block_on(self.0.evict(name, entry, reason))
     }
 
     /// Refuses new claims and waits for the releases under way; see [`crate::LockManager::close`].
     pub fn close(&self) {
-        RUNTIME.block_on(self.0.close());
+        block_on(self.0.close());
     }
 }
 
@@ -289,7 +298,7 @@ impl Lock {
     /// # Errors
     /// As [`crate::Lock::acquire`].
     pub fn acquire(&self) -> Result<Guard> {
-        RUNTIME.block_on(self.0.acquire()).map(Guard)
+        block_on(self.0.acquire()).map(Guard)
     }
 
     /// Acquires the lock if it is free; see [`crate::Lock::try_acquire`].
@@ -297,7 +306,7 @@ impl Lock {
     /// # Errors
     /// As [`crate::Lock::try_acquire`].
     pub fn try_acquire(&self) -> Result<Option<Guard>> {
-        Ok(RUNTIME.block_on(self.0.try_acquire())?.map(Guard))
+        Ok(block_on(self.0.try_acquire())?.map(Guard))
     }
 
     /// Acquires the lock, waiting for at most `wait`; see [`crate::Lock::try_acquire_for`].
@@ -305,7 +314,7 @@ impl Lock {
     /// # Errors
     /// As [`crate::Lock::try_acquire_for`].
     pub fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
-        Ok(RUNTIME.block_on(self.0.try_acquire_for(wait))?.map(Guard))
+        Ok(block_on(self.0.try_acquire_for(wait))?.map(Guard))
     }
 
     /// The same lock for work that is asked to end after `max_hold`, and should have ended `grace` later; see
@@ -359,7 +368,7 @@ impl Semaphore {
     /// # Errors
     /// As [`crate::Semaphore::acquire`].
     pub fn acquire(&self) -> Result<Guard> {
-        RUNTIME.block_on(self.0.acquire()).map(Guard)
+        block_on(self.0.acquire()).map(Guard)
     }
 
     /// Acquires `count` permits together; see [`crate::Semaphore::acquire_many`].
@@ -367,7 +376,7 @@ impl Semaphore {
     /// # Errors
     /// As [`crate::Semaphore::acquire_many`].
     pub fn acquire_many(&self, count: u32) -> Result<Guard> {
-        RUNTIME.block_on(self.0.acquire_many(count)).map(Guard)
+        block_on(self.0.acquire_many(count)).map(Guard)
     }
 
     /// Acquires one permit if one is free; see [`crate::Semaphore::try_acquire`].
@@ -375,7 +384,7 @@ impl Semaphore {
     /// # Errors
     /// As [`crate::Semaphore::try_acquire`].
     pub fn try_acquire(&self) -> Result<Option<Guard>> {
-        Ok(RUNTIME.block_on(self.0.try_acquire())?.map(Guard))
+        Ok(block_on(self.0.try_acquire())?.map(Guard))
     }
 }
 
@@ -421,7 +430,7 @@ impl Guard {
     /// # Errors
     /// As [`crate::Guard::set_value`].
     pub fn set_value(&self, bytes: impl AsRef<[u8]>, keep: Duration) -> Result<ValueWrite> {
-        RUNTIME.block_on(self.0.set_value(bytes, keep))
+        block_on(self.0.set_value(bytes, keep))
     }
 
     /// Asks the store now whether the lock is still held; see [`crate::Guard::renew`].
@@ -429,7 +438,7 @@ impl Guard {
     /// # Errors
     /// As [`crate::Guard::renew`].
     pub fn renew(&self) -> Result<bool> {
-        RUNTIME.block_on(self.0.renew())
+        block_on(self.0.renew())
     }
 
     /// Whether the work under this lock should end now: it is [asked to](Lock::end_after), or the lock is
@@ -443,7 +452,7 @@ impl Guard {
     /// [`Guard::asked_to_end`].
     #[must_use]
     pub fn asked_to_end_within(&self, limit: Duration) -> bool {
-        RUNTIME.block_on(async {
+        block_on(async {
             tokio::select! {
                 biased;
                 () = self.0.asked_to_end() => true,
@@ -456,7 +465,7 @@ impl Guard {
     /// Waits up to `limit` for the lock to be lost and says why; `None` if it is still held then.
     #[must_use]
     pub fn lost_within(&self, limit: Duration) -> Option<Loss> {
-        RUNTIME.block_on(async { tokio::time::timeout(limit, self.0.lost()).await.ok() })
+        block_on(async { tokio::time::timeout(limit, self.0.lost()).await.ok() })
     }
 
     /// Calls `tell` from a thread of this crate as soon as the lock is lost, and never if it is released
@@ -475,6 +484,6 @@ impl Guard {
     /// # Errors
     /// As [`crate::Guard::release`].
     pub fn release(self) -> Result<Release> {
-        RUNTIME.block_on(self.0.release())
+        block_on(self.0.release())
     }
 }

@@ -9,13 +9,13 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::Hold;
 use crate::name::Name;
-use crate::observe::Observers;
+use crate::observe::{NotGranted, Observers, Operation};
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::Permits;
 use crate::release::Releases;
 use crate::renewer::{Renewer, renew_each};
-use crate::sync::{Handle, now, watch, watch_suspensions};
+use crate::sync::{Handle, Instant, Mutex, now, watch, watch_suspensions};
 use crate::turns::Turns;
 
 /// What is asked for.
@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) observers: Observers,
     pub(crate) health: Arc<Health>,
+    /// When a claim of this manager has last looked for deadlocks.
+    pub(crate) looked_for_deadlocks: Mutex<Option<Instant>>,
     releases: Releases,
     manager: u128,
     claims: AtomicU64,
@@ -47,7 +49,7 @@ impl Context {
     /// Starts the background work on the current runtime.
     pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
         watch_suspensions();
-        let observers = Observers::new(options.observers);
+        let observers = Observers::new(options.observers, &backend.capabilities());
         let health = Arc::new(Health::new(backend.address(), observers.clone()));
         let closed = watch::Sender::new(false);
         let releases =
@@ -66,6 +68,7 @@ impl Context {
             options: options.locks,
             observers,
             health,
+            looked_for_deadlocks: Mutex::default(),
             releases,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),
@@ -120,7 +123,7 @@ impl Context {
         // The task that waits for a claim would take it out too, but it may run only after this returns, or
         // never.
         for hold in self.renewer.waiting() {
-            if hold.give_up(now()) {
+            if hold.give_up(NotGranted::Cancelled, now()) {
                 self.release_in_background(&hold);
             }
         }
@@ -134,7 +137,8 @@ impl Context {
         if !self.is_own_process() || !hold.is_held() {
             return Ok(false);
         }
-        for answer in renew_each(self.backend.as_ref(), &[Arc::clone(&hold.claim)]).await {
+        let claims = [Arc::clone(&hold.claim)];
+        for answer in renew_each(self.backend.as_ref(), &self.observers, &claims).await {
             self.health.note(&answer);
             // A loss that is found here is released in the store by the renewer, when the claim is next due
             // there.
@@ -156,7 +160,8 @@ impl Context {
         }
         if hold.is_held() {
             // It says nothing of the store's health: a store without room for values still renews.
-            match self.backend.set_value(&hold.claim, bytes, keep).await? {
+            let request = self.backend.set_value(&hold.claim, bytes, keep);
+            match self.observers.asking(Operation::SetValue, request).await? {
                 ValueWrite::Written => {
                     hold.note_value(Value::new(bytes, hold.fencing_token(), Duration::ZERO));
                     return Ok(ValueWrite::Written);

@@ -1,4 +1,4 @@
-//! The project's pages: what each store promises and costs, and how it fails.
+//! The project's pages: what each store promises and costs, and how it fails; [`metrics`](mod@metrics).
 //!
 //! | address | store |
 //! |---|---|
@@ -16,6 +16,8 @@ pub mod etcd {}
 pub mod file {}
 #[doc = include_str!("../docs/memory.md")]
 pub mod memory {}
+#[doc = include_str!("../docs/metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("../docs/redis.md")]
 pub mod redis {}
 #[doc = include_str!("../docs/trust.md")]

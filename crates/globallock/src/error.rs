@@ -140,6 +140,18 @@ pub enum Error {
         source: Option<Source>,
     },
 
+    /// The lock is held around the very work that asks for it, as by [`Lock::run`](crate::Lock::run), which
+    /// would wait for itself for ever: acquire it once, around all of the work.
+    #[error(
+        "{name} is held around this very work, which would wait for itself for ever: acquire it once, around \
+         all of the work, or set a limit to the wait"
+    )]
+    #[non_exhaustive]
+    WouldDeadlock {
+        /// The lock's name.
+        name: String,
+    },
+
     /// This process was forked from the one that made the manager: make a new manager in the child.
     #[error("this lock manager belongs to process {pid}, from which this one was forked: connect again here")]
     #[non_exhaustive]
@@ -227,6 +239,7 @@ mod tests {
             (Error::failed_precondition("redis", "old"), false, false),
             (Error::permission_denied("redis", "no"), false, false),
             (Error::invalid_option("lease", "long"), false, false),
+            (Error::WouldDeadlock { name: "\"a\"".to_owned() }, false, false),
             (Error::Closed, false, false),
             (Error::Forked { pid: 7 }, false, false),
         ] {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::around::{Entered, enter, within};
 use crate::backend::{Release, Value, ValueWrite};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -69,12 +70,19 @@ impl Guard {
         until: Option<Instant>,
         work: impl Future<Output = T>,
     ) -> Result<T> {
+        let work = within(&self.context, &self.hold, work);
         tokio::select! {
             biased;
             loss = self.lost() => Err(self.is_lost(loss)),
             done = work => Ok(done),
             () = sleep_until_some(until) => Err(self.is_lost(Loss::MaxHold)),
         }
+    }
+
+    /// Notes that this thread does work that ends before the lock is released, until what is returned is
+    /// dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        enter(&self.context, &self.hold)
     }
 
     /// The error of work that has ended because of this loss.
@@ -237,7 +245,8 @@ impl Guard {
             return Ok(Release::NotHeld);
         }
         let was_tracked = self.context.renewer.untrack(self.hold.claim.id);
-        if let Phase::Lost(_) = self.hold.finish(now()) {
+        let released_at = now();
+        if let Phase::Lost(_) = self.hold.finish(released_at) {
             self.armed = false;
             // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to
             // give up.
@@ -247,12 +256,12 @@ impl Guard {
             return Ok(Release::NotHeld);
         }
         let backend = self.context.backend.as_ref();
-        if self.kept_for().is_some() && !backend.capabilities().keeps_after_owner {
+        if self.hold.kept_for(released_at).is_some() && !backend.capabilities().keeps_after_owner {
             self.armed = false;
             self.context.release_in_background(&self.hold);
             return Ok(Release::Released);
         }
-        let release = release(backend, &self.hold).await;
+        let release = release(backend, &self.context.observers, &self.hold, released_at).await;
         self.context.health.note(&release);
         let claim = &*self.hold.claim;
         match &release {

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::observe::{Event, Observers};
 use crate::sync::{Instant, Mutex, now};
 
-/// Tells observers when the store stops answering this manager, and when it answers again.
+/// Tells observers when the store stops answering this manager, and when it answers again, or that it did not
+/// until this was dropped.
 #[derive(Debug)]
 pub(crate) struct Health {
     store: Arc<str>,
@@ -51,6 +52,15 @@ impl Health {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        if let Some(since) = self.away_since.get_mut().take() {
+            let away = now().saturating_duration_since(since);
+            self.observers.tell(&Event::StoreLeft { store: &self.store, away });
         }
     }
 }

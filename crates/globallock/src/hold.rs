@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::backend::{Claim, ClaimStatus, Grant, Value};
 use crate::deadline::deadline;
 use crate::loss::Loss;
-use crate::observe::{Event, Observers};
-use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::observe::{Event, Holder, NotGranted, Observers, Waiter};
+use crate::sync::{Asker, Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// Where a claim is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,9 @@ pub(crate) struct Hold {
     pub(crate) claim: Arc<Claim>,
     observers: Observers,
     /// When the lock was asked for.
-    asked: Instant,
+    pub(crate) asked: Instant,
+    /// By whom.
+    pub(crate) asker: Asker,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -60,6 +62,8 @@ struct State {
     value: Option<Value>,
     /// Set when a waiting claim should ask the store for its status.
     ask_again: bool,
+    /// Whether the observers were told that the claim waits.
+    was_waiting: bool,
 }
 
 impl State {
@@ -96,11 +100,13 @@ impl Hold {
             kept_until: None,
             value: None,
             ask_again: false,
+            was_waiting: false,
         };
         Arc::new(Hold {
             claim: Arc::new(claim),
             observers,
             asked,
+            asker: Asker::current(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })
@@ -154,13 +160,13 @@ impl Hold {
         if first {
             state.value.clone_from(&grant.value);
         }
+        let was_waiting = state.was_waiting;
         drop(state);
-        let claim = &*self.claim;
         if first {
             self.changed.notify_one();
-            let waited = now.saturating_duration_since(self.asked);
-            self.observers.tell(&Event::Granted { claim, fencing_token: grant.fencing_token, waited });
+            self.observers.granted(&self.waiter(was_waiting), grant.fencing_token, now);
         } else {
+            let claim = &*self.claim;
             let margin = ended.map(|end| end.saturating_duration_since(now));
             self.observers.tell(&Event::Renewed { claim, margin });
         }
@@ -240,55 +246,66 @@ impl Hold {
         let was_held = state.phase == Phase::Held;
         if was_held {
             state.phase = Phase::Lost(loss.clone());
-            let (fencing_token, held) = (state.fencing_token, state.held_for(now));
+            let holder = self.holder(&state, now);
             drop(state);
             self.changed.notify_waiters();
-            self.observers.tell(&Event::Lost { claim: &self.claim, fencing_token, loss, held });
+            self.observers.lost(&holder, loss);
         }
         was_held
     }
 
     /// Ends a waiting claim; false if it does not wait any more.
-    pub(crate) fn give_up(&self, now: Instant) -> bool {
+    pub(crate) fn give_up(&self, why: NotGranted<'_>, now: Instant) -> bool {
         let mut state = self.state();
         let waits = state.phase == Phase::Waiting;
         if waits {
             state.phase = Phase::Released;
+            let was_waiting = state.was_waiting;
             drop(state);
-            self.tell_given_up(now);
+            self.observers.given_up(&self.waiter(was_waiting), why, now);
         }
         waits
     }
 
-    fn tell_given_up(&self, now: Instant) {
-        let waited = now.saturating_duration_since(self.asked);
-        self.observers.tell(&Event::GivenUp { claim: &self.claim, waited });
+    /// Tells that the lock is asked for.
+    pub(crate) fn tell_asked(&self) {
+        self.observers.tell(&Event::Asked { claim: &self.claim });
     }
 
     /// Tells that the claim waits in its queue, behind so many.
     pub(crate) fn tell_waiting(&self, place: Option<usize>) {
-        self.observers.tell(&Event::Waiting { claim: &self.claim, place });
+        self.state().was_waiting = true;
+        self.observers.waits(&self.claim, place);
+    }
+
+    fn waiter(&self, was_waiting: bool) -> Waiter<'_> {
+        Waiter { claim: &self.claim, asked: self.asked, was_waiting }
+    }
+
+    fn holder(&self, state: &State, now: Instant) -> Holder<'_> {
+        Holder { claim: &self.claim, fencing_token: state.fencing_token, held: state.held_for(now) }
     }
 
     /// Ends the claim because its owner wants so, and returns the phase that it was in.
     pub(crate) fn finish(&self, now: Instant) -> Phase {
+        self.finish_because(NotGranted::Cancelled, now)
+    }
+
+    /// The same for a claim that, if it was not granted, is given up for this reason.
+    pub(crate) fn finish_because(&self, why: NotGranted<'_>, now: Instant) -> Phase {
         self.overdue(now);
         let mut state = self.state();
         let phase = state.phase.clone();
         if matches!(phase, Phase::Waiting | Phase::Held) {
             state.phase = Phase::Released;
-            let (fencing_token, held) = (state.fencing_token, state.held_for(now));
-            let kept = state.kept_for(now);
+            let (holder, kept) = (self.holder(&state, now), state.kept_for(now));
+            let was_waiting = state.was_waiting;
             drop(state);
             self.changed.notify_waiters();
-            let claim = &*self.claim;
             if phase == Phase::Held {
-                self.observers.tell(&Event::Released { claim, fencing_token, held });
-                if let Some(left) = kept {
-                    self.observers.tell(&Event::Kept { claim, fencing_token, left });
-                }
+                self.observers.released(&holder, kept, now);
             } else {
-                self.tell_given_up(now);
+                self.observers.given_up(&self.waiter(was_waiting), why, now);
             }
         }
         phase

@@ -31,14 +31,22 @@
 //! alone are built. TLS is rustls. The library needs Rust 1.91 and a tokio runtime with its timers enabled;
 //! [`blocking`] has a runtime of its own.
 //!
+//! Two more are off by default: `metrics` counts what happens to locks by the crate `metrics`, in its module
+//! of that name, and `opentelemetry` does, and makes spans, by the API of OpenTelemetry.
+//! [`docs::metrics`](mod@docs::metrics) says what is counted, and what is worth an alert. [`Observer`] hears
+//! all of it without a feature, and [`tracing`] the more important part without anything.
+//!
 //! # Stores of your own
 //! A store is a [`Backend`]; [`Schemes`] gives it a scheme, so that it is reached by its
 //! address. The crate `globallock-conformance` has the contract as named cases for its tests.
 
 mod acquire;
+mod around;
 pub mod backend;
 pub mod blocking;
 mod context;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+mod counting;
 mod deadline;
 mod duration;
 // The pages hold no Rust to be run as tests.
@@ -52,13 +60,18 @@ mod health;
 mod hold;
 mod kind;
 mod locks;
+mod long_waits;
 mod loss;
 mod manager;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod noticed;
 mod observe;
 mod once;
 mod onlooking;
+#[cfg(feature = "opentelemetry")]
+pub mod opentelemetry;
 mod options;
 mod owner;
 pub mod queue;
@@ -74,8 +87,8 @@ mod turns;
 mod waits;
 
 pub use backend::{
-    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary, Value,
-    ValueWrite,
+    Backend, Change, Entry, EntryKey, Eviction, Finding, Release, StoreNotice, StoreNoticeKind, Summary,
+    Value, ValueWrite, Verdict,
 };
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
@@ -85,7 +98,7 @@ pub use locks::{Lock, PlannedEnd, RwLock, Semaphore};
 pub use loss::Loss;
 pub use manager::LockManager;
 pub use name::{MAX_NAME_BYTES, Name};
-pub use observe::{Event, Observer};
+pub use observe::{Answer, Event, NotGranted, Observer, Operation};
 pub use once::{Once, Ran};
 pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;
@@ -113,3 +126,8 @@ pub mod internals {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// And those of the page about metrics.
+#[cfg(all(doctest, feature = "metrics", feature = "opentelemetry"))]
+#[doc = include_str!("../docs/metrics.md")]
+struct MetricsPage;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::{Acquired, acquire};
+use crate::around::Held;
 use crate::backend::WaitMode;
 use crate::context::{Context, Request};
 use crate::duration::Shown;
@@ -20,7 +21,10 @@ use crate::sync::Instant;
 /// It starts from the options of its manager; the methods with their names change them for this lock alone.
 /// What is wrong with its name, kind or options is told by the call that acquires it.
 ///
-/// Not reentrant: a task that acquires the lock again while it holds it waits for itself. Cheap to clone.
+/// Not reentrant: a task that acquires the lock again while it holds it waits for itself. Within
+/// [`Lock::run`] and kin that is certain, and is refused with [`Error::WouldDeadlock`]. Of a guard it is not,
+/// because it may have been moved to another task, so there it is told to observers: see
+/// [`Event::WaitsForItself`](crate::Event::WaitsForItself). Cheap to clone.
 ///
 /// ```
 /// use std::time::Duration;
@@ -118,9 +122,10 @@ impl Lock {
     /// # Errors
     /// [`Error::TimedOut`] when the wait has ended; [`Error::Unavailable`] when the store has been silent for
     /// longer than the store timeout; [`Error::InvalidName`] and [`Error::InvalidOption`] for what the lock
-    /// was made with; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`],
-    /// [`Error::Forked`]. In every case nothing is left in the store, or what is left is being taken out in
-    /// the background.
+    /// was made with; [`Error::WouldDeadlock`], without a limit to the wait, when it could be granted only
+    /// after the very work that asks has ended, which [runs](Lock::run) under the same name;
+    /// [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`], [`Error::Forked`]. In
+    /// every case nothing is left in the store, or what is left is being taken out in the background.
     ///
     /// # Cancel safety
     /// A dropped call gives up its place in the queue, in the background; a later call starts at the end.
@@ -160,7 +165,7 @@ impl Lock {
     }
 
     /// Acquires the lock, does `work` while it is held, and releases it. The work is dropped, wherever it is,
-    /// as soon as the lock is lost.
+    /// as soon as the lock is lost. Within it, do not acquire the lock again.
     ///
     /// # Errors
     /// As [`Lock::acquire`]; [`Error::Lost`] when the lock was lost before the work had ended. A release that
@@ -173,8 +178,11 @@ impl Lock {
     /// ```
     /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
     /// # let manager = globallock::LockManager::connect("memory:example").await?;
-    /// let written = manager.mutex("nightly-report").run(async |guard| guard.fencing_token()).await?;
+    /// let report = manager.mutex("nightly-report");
+    /// let written = report.run(async |guard| guard.fencing_token()).await?;
     /// assert!(written > 0);
+    /// let again = report.run(async |_guard| report.acquire().await.is_err()).await?;
+    /// assert!(again, "it would wait for itself");
     /// # Ok::<(), globallock::Error>(()) }).unwrap();
     /// ```
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
@@ -186,6 +194,12 @@ impl Lock {
     /// [max hold time](Options::max_hold), in the place of which this comes.
     pub fn end_after(&self, max_hold: Duration, grace: Duration) -> PlannedEnd {
         PlannedEnd { lock: self.clone(), max_hold, grace }
+    }
+
+    /// Refuses to wait without a limit for what is held around the very work that asks.
+    pub(crate) fn refuse_around(&self) -> Result<()> {
+        let (name, permits) = (Name::from_shared(Arc::clone(&self.name))?, self.kind.permits()?);
+        Held::of(&name).refuse(&self.context, &name, permits)
     }
 
     async fn ask(&self, wait_mode: WaitMode, options: &Options) -> Result<Acquired> {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
+use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Finding, Release, Summary};
 use crate::context::Context;
 use crate::error::Result;
 use crate::guard_set::{GuardSet, Taken};
 use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
+use crate::observe::Operation;
 use crate::once::Once;
 use crate::onlooking::{self, answered};
 use crate::options::ManagerOptions;
@@ -92,7 +93,8 @@ impl LockManager {
         options: impl Into<ManagerOptions>,
     ) -> Result<Self> {
         let manager = Self::connect_lazy_by(schemes, url, options)?;
-        manager.context.backend.ready().await?;
+        let Context { backend, observers, .. } = &*manager.context;
+        observers.asking(Operation::Connect, backend.ready()).await?;
         Ok(manager)
     }
 
@@ -197,7 +199,11 @@ impl LockManager {
     {
         let started = now();
         let mut taken = Taken::default();
-        for lock in self.in_canonical_order(names)? {
+        let locks = self.in_canonical_order(names)?;
+        for lock in locks.iter().filter(|lock| lock.options().wait.is_none()) {
+            lock.refuse_around()?;
+        }
+        for lock in locks {
             let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
             match lock.wait(wait).acquire().await {
                 Ok(guard) => taken.push(guard),
@@ -252,7 +258,7 @@ impl LockManager {
     /// Nothing is lost.
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Entry>> {
         let name = Name::new(name)?;
-        answered(&self.context, || self.context.backend.inspect(&name)).await
+        answered(&self.context, Some(Operation::Inspect), || self.context.backend.inspect(&name)).await
     }
 
     /// Sums up the names that begin with `prefix` and have a claim, in no order, as [`Backend::list`]
@@ -329,7 +335,31 @@ impl LockManager {
     pub async fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
         let eviction = Eviction::new(self.context.owner(), reason);
         let name = Name::new(name)?;
-        answered(&self.context, || self.context.backend.evict(&name, entry, &eviction)).await
+        let evict = || self.context.backend.evict(&name, entry, &eviction);
+        answered(&self.context, Some(Operation::Evict), evict).await
+    }
+
+    /// Examines the store, and says what a person should know before trusting it with locks: what it is, what
+    /// it may forget, and what this user may do there with a lock of this name, which should be one that
+    /// nobody uses. It asks once, and does not wait for a store that is away.
+    ///
+    /// ```
+    /// use globallock::{LockManager, Verdict};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect("memory:examined").await?;
+    /// let findings = manager.examine("globallock-doctor/example").await?;
+    /// assert!(findings.iter().any(|finding| finding.verdict == Verdict::Note), "it is in one process");
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`](crate::Error::InvalidName), and as [`Backend::examine`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn examine(&self, name: impl AsRef<str>) -> Result<Vec<Finding>> {
+        self.context.backend.examine(&Name::new(name)?).await
     }
 
     /// The store that this manager uses.

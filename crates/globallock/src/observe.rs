@@ -1,159 +1,21 @@
 //! What happens to claims and to their store, told once each to the observers of a manager.
 
-use std::collections::HashMap;
-use std::fmt::{self, Debug};
+mod event;
+mod handed_over;
+mod logging;
+mod requests;
+
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Span;
-use tracing::level_filters::LevelFilter;
-
-use crate::backend::{Claim, ClaimId, StoreNotice, StoreNoticeKind};
-use crate::duration::Shown;
-use crate::error::Error;
+use crate::backend::{Capabilities, Claim};
 use crate::loss::Loss;
-use crate::sync::Mutex;
-
-/// One thing that happened. Each transition of a claim is told once, by the manager that made the claim.
-///
-/// A claim is granted at once, or waits and is then granted or given up. A granted claim is renewed any
-/// number of times, and then released or lost. After a release may come what the store says of it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// The claim waits in its queue.
-    #[non_exhaustive]
-    Waiting {
-        /// The claim.
-        claim: &'a Claim,
-        /// How many claims were in front of it when it joined, where the store has told.
-        place: Option<usize>,
-    },
-    /// The claim is held from now on.
-    #[non_exhaustive]
-    Granted {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-        /// How long it is since the lock was asked for.
-        waited: Duration,
-    },
-    /// The claim was not granted, and is wanted no longer: it was a try, its wait ended, or its caller gave
-    /// it up.
-    #[non_exhaustive]
-    GivenUp {
-        /// The claim.
-        claim: &'a Claim,
-        /// How long it is since the lock was asked for.
-        waited: Duration,
-    },
-    /// The store has confirmed a held claim once more.
-    #[non_exhaustive]
-    Renewed {
-        /// The claim.
-        claim: &'a Claim,
-        /// How much later the claim would have been lost without this; `None` where no lease ends it.
-        margin: Option<Duration>,
-    },
-    /// A renewal of claims that are due has failed, and is tried again.
-    #[non_exhaustive]
-    RenewalFailed {
-        /// The claims of the request.
-        claims: &'a [Arc<Claim>],
-        /// What the store answered.
-        error: &'a Error,
-    },
-    /// A held claim is not held any more, though its owner has not released it.
-    #[non_exhaustive]
-    Lost {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-        /// Why.
-        loss: Loss,
-        /// How long it was held.
-        held: Duration,
-    },
-    /// The owner has released a held claim; the store is being told.
-    #[non_exhaustive]
-    Released {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-        /// How long it was held.
-        held: Duration,
-    },
-    /// A claim was released before the time for which it is held at least, so that others are kept out.
-    #[non_exhaustive]
-    Kept {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-        /// For how long they are.
-        left: Duration,
-    },
-    /// Others are let in before the time for which a claim is held at least, because its manager is closed,
-    /// and the store keeps no claim beyond its owner.
-    #[non_exhaustive]
-    CutShort {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-        /// How much of that time was left.
-        left: Duration,
-    },
-    /// The store did not have a claim any more whose owner released it: it was lost just before.
-    #[non_exhaustive]
-    LostBeforeRelease {
-        /// The claim.
-        claim: &'a Claim,
-        /// The fencing token of the grant.
-        fencing_token: u64,
-    },
-    /// The release of a held claim has failed, and goes on in the background.
-    #[non_exhaustive]
-    ReleaseFailed {
-        /// The claim.
-        claim: &'a Claim,
-        /// What the store answered.
-        error: &'a Error,
-    },
-    /// The store did not answer the release of a claim until its lease expired, which frees the lock as well.
-    #[non_exhaustive]
-    ReleaseUnanswered {
-        /// The claim.
-        claim: &'a Claim,
-        /// The failure of the last try.
-        error: &'a Error,
-    },
-    /// The store does not answer any more.
-    #[non_exhaustive]
-    StoreLost {
-        /// The failure of the first request.
-        error: &'a Error,
-    },
-    /// The store answers again.
-    #[non_exhaustive]
-    StoreBack {
-        /// The store's address, as people may see it.
-        store: &'a str,
-        /// How long it did not.
-        away: Duration,
-    },
-    /// The store has noticed what was no answer to a request.
-    #[non_exhaustive]
-    StoreNotice {
-        /// The store's address, as people may see it.
-        store: &'a str,
-        /// What it is.
-        notice: &'a StoreNotice,
-    },
-}
+use crate::sync::Instant;
+pub use event::{Answer, Event, NotGranted, Operation};
+use handed_over::HandOvers;
+use logging::Tracing;
+pub(crate) use requests::Request;
 
 /// Hears what happens to the claims of a manager: for metrics, logs of one's own, or tests.
 ///
@@ -188,6 +50,25 @@ pub enum Event<'a> {
 pub trait Observer: Debug + Send + Sync + 'static {
     /// Hears of one event.
     fn event(&self, event: &Event<'_>);
+
+    /// Whether it hears of each [request](Event::Request) as well. It is asked before each request, so that
+    /// its answer may change; the clock is read twice for those that are heard of. Default: no.
+    fn hears_requests(&self) -> bool {
+        false
+    }
+
+    /// Makes what hears of one manager in place of this, if anything does. It is called once for each
+    /// manager, with what that manager's store promises. An observer that counts by the
+    /// [kind](Capabilities::kind) of store needs it, because events do not tell the kind.
+    fn for_store(&self, _store: &Capabilities) -> Option<Arc<dyn Observer>> {
+        None
+    }
+
+    /// Whether [`Event::Deadlock`] is looked for, which costs a list of the store's names: at most one in 30
+    /// s for each manager that has a claim which waits for long. Default: no.
+    fn wants_deadlocks(&self) -> bool {
+        false
+    }
 }
 
 /// All that observe one manager: what is sent to `tracing`, and then the user's. Cheap to clone, because each
@@ -199,16 +80,34 @@ pub(crate) struct Observers(Arc<All>);
 struct All {
     tracing: Tracing,
     others: Vec<Arc<dyn Observer>>,
+    hand_overs: HandOvers,
 }
 
 impl Observers {
-    pub(crate) fn new(others: Vec<Arc<dyn Observer>>) -> Self {
-        Observers(Arc::new(All { tracing: Tracing::default(), others }))
+    pub(crate) fn new(others: Vec<Arc<dyn Observer>>, store: &Capabilities) -> Self {
+        let others = others.into_iter().map(|observer| observer.for_store(store).unwrap_or(observer));
+        Observers(Arc::new(All { others: others.collect(), ..All::default() }))
     }
 
     /// Whether anybody hears of what is only for the curious, so that it is worth finding out.
     pub(crate) fn are_curious(&self) -> bool {
-        !self.0.others.is_empty() || LevelFilter::current() >= LevelFilter::DEBUG
+        self.is_observed() || Tracing::is_detailed()
+    }
+
+    /// Whether anybody else than `tracing` hears.
+    fn is_observed(&self) -> bool {
+        !self.0.others.is_empty()
+    }
+
+    /// Whether anybody hears of requests.
+    fn hear_requests(&self) -> bool {
+        self.0.others.iter().any(|observer| observer.hears_requests())
+    }
+
+    /// Whether anybody hears of deadlocks, so that they are worth a list of the store's names.
+    pub(crate) fn want_deadlocks(&self) -> bool {
+        self.0.others.iter().any(|observer| observer.wants_deadlocks())
+            || tracing::enabled!(tracing::Level::DEBUG)
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {
@@ -217,255 +116,75 @@ impl Observers {
             observer.event(event);
         }
     }
-}
 
-/// Sends events to `tracing`, and keeps a span open while a claim is held.
-#[derive(Debug, Default)]
-struct Tracing {
-    held: Mutex<HashMap<ClaimId, Span>>,
-}
-
-impl Tracing {
-    fn open(&self, claim: &Claim, fencing_token: u64) {
-        let span = tracing::debug_span!("lock", name = %claim.name, fencing_token);
-        if !span.is_disabled() {
-            self.held.lock().insert(claim.id, span);
+    /// Tells of a request those that hear of them.
+    fn tell_request(&self, event: &Event<'_>) {
+        for observer in self.0.others.iter().filter(|observer| observer.hears_requests()) {
+            observer.event(event);
         }
     }
 
-    fn close(&self, claim: &Claim) {
-        // Where nobody subscribes to spans there are none, and nothing is locked for them.
-        if LevelFilter::current() >= LevelFilter::DEBUG {
-            self.held.lock().remove(&claim.id);
+    /// A claim waits in its queue, behind so many.
+    pub(crate) fn waits(&self, claim: &Claim, place: Option<usize>) {
+        if self.is_observed() {
+            self.0.hand_overs.waits(claim, place);
+        }
+        self.tell(&Event::Waiting { claim, place });
+    }
+
+    /// A claim is granted that was asked for at this moment.
+    pub(crate) fn granted(&self, waiter: &Waiter<'_>, fencing_token: u64, now: Instant) {
+        let Waiter { claim, asked, was_waiting } = *waiter;
+        let handed_over = self.waits_no_longer(waiter, now);
+        let waited = now.saturating_duration_since(asked);
+        self.tell(&Event::Granted { claim, fencing_token, waited, was_waiting, handed_over });
+    }
+
+    /// A claim is given up that was asked for at this moment.
+    pub(crate) fn given_up(&self, waiter: &Waiter<'_>, why: NotGranted<'_>, now: Instant) {
+        let Waiter { claim, asked, was_waiting } = *waiter;
+        self.waits_no_longer(waiter, now);
+        let waited = now.saturating_duration_since(asked);
+        self.tell(&Event::GivenUp { claim, waited, was_waiting, why });
+    }
+
+    fn waits_no_longer(&self, waiter: &Waiter<'_>, now: Instant) -> Option<Duration> {
+        let is_noted = waiter.was_waiting && self.is_observed();
+        is_noted.then(|| self.0.hand_overs.waits_no_longer(waiter.claim, now)).flatten()
+    }
+
+    /// A held claim is released, and goes on to keep others out for as long as `kept` says.
+    pub(crate) fn released(&self, holder: &Holder<'_>, kept: Option<Duration>, now: Instant) {
+        let Holder { claim, fencing_token, held } = *holder;
+        if kept.is_none() {
+            self.0.hand_overs.released(claim, now);
+        }
+        self.tell(&Event::Released { claim, fencing_token, held });
+        if let Some(left) = kept {
+            self.tell(&Event::Kept { claim, fencing_token, left });
         }
     }
-}
 
-impl Observer for Tracing {
-    fn event(&self, event: &Event<'_>) {
-        let text = event.text();
-        match event {
-            Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "{text}"),
-            Event::Granted { claim, fencing_token, waited } => {
-                self.open(claim, *fencing_token);
-                tracing::debug!(name = %claim.name, fencing_token, ?waited, "{text}");
-            }
-            Event::GivenUp { claim, waited } => tracing::debug!(name = %claim.name, ?waited, "{text}"),
-            Event::Renewed { claim, margin } => tracing::trace!(name = %claim.name, ?margin, "{text}"),
-            Event::RenewalFailed { claims, error } => {
-                tracing::warn!(%error, claims = claims.len(), "{text}");
-            }
-            Event::Lost { claim, fencing_token, loss, held } => {
-                tracing::warn!(name = %claim.name, fencing_token, %loss, ?held, "{text}");
-                self.close(claim);
-            }
-            Event::Released { claim, fencing_token, held } => {
-                tracing::debug!(name = %claim.name, fencing_token, ?held, "{text}");
-                self.close(claim);
-            }
-            Event::Kept { claim, fencing_token, left } => {
-                tracing::debug!(name = %claim.name, fencing_token, ?left, "{text}");
-            }
-            Event::CutShort { claim, fencing_token, left } => {
-                tracing::warn!(name = %claim.name, fencing_token, ?left, "{text}");
-            }
-            Event::LostBeforeRelease { claim, fencing_token } => {
-                tracing::warn!(name = %claim.name, fencing_token, "{text}");
-            }
-            Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
-                tracing::warn!(name = %claim.name, %error, "{text}");
-            }
-            Event::StoreLost { error } => tracing::warn!(%error, "{text}"),
-            Event::StoreBack { store, away } => tracing::info!(store, ?away, "{text}"),
-            Event::StoreNotice { store, notice } => log_notice(store, notice, text),
-        }
+    /// A held claim is lost.
+    pub(crate) fn lost(&self, holder: &Holder<'_>, loss: Loss) {
+        let Holder { claim, fencing_token, held } = *holder;
+        self.tell(&Event::Lost { claim, fencing_token, loss, held });
     }
 }
 
-fn log_notice(store: &str, notice: &StoreNotice, text: &str) {
-    let StoreNotice { kind, reason, name, host } = notice;
-    let (name, host) = (name.as_ref().map(tracing::field::display), host.as_deref());
-    match kind {
-        StoreNoticeKind::ConnectionLost => tracing::debug!(store, host, reason, "{text}"),
-        StoreNoticeKind::NotConnected => tracing::debug!(store, host, failure = reason, "{text}"),
-        StoreNoticeKind::MayLoseClaims | StoreNoticeKind::KnownFaults | StoreNoticeKind::NotShared => {
-            tracing::warn!(store, reason, "{text}");
-        }
-        StoreNoticeKind::NotDeleted | StoreNoticeKind::EvictionNotTold => {
-            tracing::warn!(store, name, error = reason, "{text}");
-        }
-        StoreNoticeKind::NotHandedOver | StoreNoticeKind::EvictionToldLate => {
-            tracing::debug!(store, name, error = reason, "{text}");
-        }
-        StoreNoticeKind::NotWatched => tracing::warn!(store, error = reason, "{text}"),
-        StoreNoticeKind::Other => tracing::warn!(store, host, name, reason, "{text}"),
-    }
+/// A claim that is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Waiter<'a> {
+    pub(crate) claim: &'a Claim,
+    pub(crate) asked: Instant,
+    /// Whether it was told that it waits.
+    pub(crate) was_waiting: bool,
 }
 
-impl Event<'_> {
-    /// What has happened, apart from what it happened to and why.
-    fn text(&self) -> &'static str {
-        match self {
-            Event::Waiting { .. } => "waiting",
-            Event::Granted { .. } => "granted",
-            Event::GivenUp { .. } => "not granted",
-            Event::Renewed { .. } => "renewed",
-            Event::RenewalFailed { .. } => "a renewal failed and is tried again",
-            Event::Lost { .. } => "a lock is lost",
-            Event::Released { .. } => "released",
-            Event::Kept { .. } => "released, and others are kept out for longer",
-            Event::CutShort { .. } => "others are let in before the time for which a lock is held at least",
-            Event::LostBeforeRelease { .. } => "a lock was lost just before its release",
-            Event::ReleaseFailed { .. } => "a release failed and goes on in the background",
-            Event::ReleaseUnanswered { .. } => "a release was not answered; the lease frees the lock",
-            Event::StoreLost { .. } => "the store does not answer",
-            Event::StoreBack { .. } => "the store answers again",
-            Event::StoreNotice { notice, .. } => match notice.kind {
-                StoreNoticeKind::ConnectionLost => "the connection is lost",
-                StoreNoticeKind::NotConnected => "no server accepts the connection",
-                StoreNoticeKind::MayLoseClaims => "the server may lose locks",
-                StoreNoticeKind::KnownFaults => "the server should be a newer release",
-                StoreNoticeKind::NotShared => "others may not see these locks",
-                StoreNoticeKind::NotDeleted => "a claim is released but not deleted",
-                StoreNoticeKind::NotHandedOver => {
-                    "a lock was not handed over; the next renewal of a waiter does it"
-                }
-                StoreNoticeKind::EvictionToldLate => {
-                    "the owner of an evicted claim is told only at its next renewal"
-                }
-                StoreNoticeKind::EvictionNotTold => {
-                    "the owner of an evicted claim is told only that the claim is gone"
-                }
-                StoreNoticeKind::NotWatched => "the store cannot be watched for changes",
-                StoreNoticeKind::Other => "the store has noticed something",
-            },
-        }
-    }
-}
-
-/// One line for people: what has happened, to what, and why.
-impl fmt::Display for Event<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())?;
-        match self {
-            Event::Waiting { claim, .. }
-            | Event::Granted { claim, .. }
-            | Event::GivenUp { claim, .. }
-            | Event::Renewed { claim, .. }
-            | Event::Released { claim, .. }
-            | Event::LostBeforeRelease { claim, .. } => write!(f, ": {:?}", claim.name.as_str()),
-            Event::Kept { claim, left, .. } | Event::CutShort { claim, left, .. } => {
-                write!(f, ": {:?}: {}", claim.name.as_str(), Shown(*left))
-            }
-            Event::Lost { claim, loss, .. } => write!(f, ": {:?}: {loss}", claim.name.as_str()),
-            Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
-                write!(f, ": {:?}: {error}", claim.name.as_str())
-            }
-            Event::RenewalFailed { error, .. } | Event::StoreLost { error } => write!(f, ": {error}"),
-            Event::StoreBack { store, away } => write!(f, ": {store}, after {}", Shown(*away)),
-            Event::StoreNotice { store, notice } => {
-                write!(f, ": {store}")?;
-                if let Some(host) = &notice.host {
-                    write!(f, ", {host}")?;
-                }
-                if let Some(name) = &notice.name {
-                    write!(f, ", {:?}", name.as_str())?;
-                }
-                write!(f, ": {}", notice.reason)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::name::Name;
-    use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Level, Metadata, Subscriber};
-
-    /// What is logged: a line of level and fields for each event.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<String>>>);
-
-    impl Visit for Log {
-        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-            if let Some(line) = self.0.lock().last_mut().filter(|_| field.name() != "message") {
-                *line += &format!(" {}={value:?}", field.name());
-            }
-        }
-    }
-
-    impl Subscriber for Log {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= Level::DEBUG
-        }
-
-        fn event(&self, event: &tracing::Event<'_>) {
-            self.0.lock().push(event.metadata().level().to_string());
-            event.record(&mut self.clone());
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
-    #[test]
-    fn each_notice_is_logged_at_its_level_with_what_it_says() {
-        let log = Log::default();
-        let heard = |kind| {
-            let notice = StoreNotice::new(kind, "r").with_host("h:1").with_name(Name::new("a").unwrap());
-            let event = Event::StoreNotice { store: "s", notice: &notice };
-            tracing::subscriber::with_default(log.clone(), || Observers::default().tell(&event));
-            log.0.lock().pop().unwrap()
-        };
-        for (kind, expected) in [
-            (StoreNoticeKind::ConnectionLost, "DEBUG store=\"s\" host=\"h:1\" reason=\"r\""),
-            (StoreNoticeKind::NotConnected, "DEBUG store=\"s\" host=\"h:1\" failure=\"r\""),
-            (StoreNoticeKind::MayLoseClaims, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::KnownFaults, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::NotShared, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::NotDeleted, "WARN store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::NotHandedOver, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::EvictionToldLate, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::EvictionNotTold, "WARN store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::NotWatched, "WARN store=\"s\" error=\"r\""),
-            (StoreNoticeKind::Other, "WARN store=\"s\" host=\"h:1\" name=\"a\" reason=\"r\""),
-        ] {
-            assert_eq!(heard(kind), expected, "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn an_event_is_one_line_that_says_what_happened_to_what_and_why() {
-        let claim = Claim::new(ClaimId::new(1, 1), Name::new("a\"b").unwrap(), crate::queue::Permits::MUTEX);
-        let (loss, held) = (Loss::MaxHold, Duration::ZERO);
-        let notice = StoreNotice::new(StoreNoticeKind::NotDeleted, "it is full").with_host("h:1");
-        let notice = notice.with_name(Name::new("a").unwrap());
-        let error = &Error::unavailable("redis://h", "no answer");
-        for (event, line) in [
-            (Event::StoreLost { error }, "the store does not answer: redis://h is unavailable: no answer"),
-            (
-                Event::StoreBack { store: "redis://h", away: Duration::from_millis(1234) },
-                "the store answers again: redis://h, after 1.2 s",
-            ),
-            (
-                Event::Lost { claim: &claim, fencing_token: 1, loss, held },
-                r#"a lock is lost: "a\"b": it was held for its max hold time"#,
-            ),
-            (
-                Event::StoreNotice { store: "redis://h", notice: &notice },
-                r#"a claim is released but not deleted: redis://h, h:1, "a": it is full"#,
-            ),
-        ] {
-            assert_eq!(event.to_string(), line);
-        }
-    }
+/// A claim that is held, for so long.
+#[derive(Clone, Copy)]
+pub(crate) struct Holder<'a> {
+    pub(crate) claim: &'a Claim,
+    pub(crate) fencing_token: u64,
+    pub(crate) held: Duration,
 }

@@ -8,7 +8,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::acquire::RETRY;
 use crate::backend::{Value, ValueWrite, WaitMode};
 use crate::duration::Shown;
 use crate::error::{Error, Result};
@@ -16,7 +15,7 @@ use crate::guard::Guard;
 use crate::locks::Lock;
 use crate::loss::Loss;
 use crate::options::Options;
-use crate::sync::{Backoff, Instant, now, sleep_until};
+use crate::sync::{Backoff, Instant, RETRY, now, sleep_until};
 
 /// How a record begins.
 const BEGIN: &str = "globallock-once:";

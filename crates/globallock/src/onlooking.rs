@@ -6,23 +6,29 @@ use std::time::Duration;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use futures_util::{TryFutureExt, TryStreamExt};
 
-use crate::acquire::RETRY;
 use crate::backend::{Change, Entry, Summary, WaitMode};
 use crate::context::Context;
 use crate::error::Result;
 use crate::name::Name;
-use crate::sync::{Backoff, now, sleep_until, timeout_at};
+use crate::observe::Operation;
+use crate::sync::{Backoff, RETRY, now, sleep_until, timeout_at};
 use crate::waits::WaitGraph;
 
 /// Asks until the store answers, or has not answered for the store timeout of the manager's options. What it
 /// says is returned at once, and so is what cannot heal.
+///
+/// `operation` is what the observers of requests hear; without it, nothing but a connection is asked for.
 ///
 /// The first request is not cut at the store timeout, because each store bounds its requests, and one about
 /// very many claims takes its time. A closed manager asks once.
 ///
 /// # Cancel safety
 /// As that of a request.
-pub(crate) async fn answered<T, F>(context: &Context, ask: impl Fn() -> F) -> Result<T>
+pub(crate) async fn answered<T, F>(
+    context: &Context,
+    operation: Option<Operation>,
+    ask: impl Fn() -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -33,9 +39,12 @@ where
     loop {
         let asked = async {
             if !context.backend.is_ready() {
-                context.backend.ready().await?;
+                context.observers.asking(Operation::Connect, context.backend.ready()).await?;
             }
-            ask().await
+            match operation {
+                Some(operation) => context.observers.asking(operation, ask()).await,
+                None => ask().await,
+            }
         };
         let answer = match failure.take() {
             None => asked.await,
@@ -59,7 +68,7 @@ where
 /// Lists as the store does. It begins again only while nothing has been listed, because a list that was begun
 /// twice would tell of two moments as if they were one.
 pub(crate) fn list<'a>(context: &'a Context, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
-    let begun = answered(context, move || async move {
+    let begun = answered(context, Some(Operation::List), move || async move {
         let mut rest = context.backend.list(prefix);
         match rest.next().await {
             Some(Err(error)) if error.is_retryable() => Err(error),
@@ -80,7 +89,8 @@ const ASKED_AT_ONCE: usize = 32;
 pub(crate) async fn waits(context: &Context, prefix: &str) -> Result<WaitGraph> {
     let contended = list(context, prefix).try_filter(|summary| ready(summary.waiters > 0));
     let queues = contended.map_ok(|summary| async move {
-        let queue = answered(context, || context.backend.inspect(&summary.name)).await?;
+        let queue =
+            answered(context, Some(Operation::Inspect), || context.backend.inspect(&summary.name)).await?;
         Ok((summary.name, queue))
     });
     let queues: Vec<(Name, Vec<Entry>)> = queues.try_buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
@@ -94,7 +104,7 @@ pub(crate) fn watch<'a>(
     prefix: &'a str,
     every: Duration,
 ) -> BoxStream<'a, Result<Change>> {
-    let reached = stream::once(answered(context, || async { Ok(()) }));
+    let reached = stream::once(answered(context, None, || async { Ok(()) }));
     let changes = reached.flat_map(move |reached| {
         let changes = || context.backend.watch(prefix, every);
         match reached {

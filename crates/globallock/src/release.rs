@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::backend::{Backend, ClaimStatus, RENEWALS_PER_LEASE, Release};
 use crate::error::Result;
 use crate::hold::Hold;
-use crate::observe::{Event, Observers};
+use crate::observe::{Event, Observers, Operation};
 use crate::renewer::{RETRY, renew_each};
-use crate::sync::{Backoff, Handle, now, sleep_until, watch};
+use crate::sync::{Backoff, Handle, Instant, now, sleep_until, watch};
 
 /// The bounds of the pause between two tries of a release that the store did not answer.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -25,14 +25,21 @@ pub(crate) struct Releases {
     closed: watch::Sender<bool>,
 }
 
-/// Takes a claim out of its queue, or leaves it there for as long as it is held at least.
-pub(crate) async fn release(backend: &dyn Backend, hold: &Hold) -> Result<Release> {
-    match hold.kept_for(now()) {
-        Some(rest) if backend.capabilities().keeps_after_owner => {
-            backend.release_after(&hold.claim, rest).await
-        }
-        _ => backend.release(&hold.claim).await,
-    }
+/// Takes a claim out of its queue, or leaves it there for as long as it is held at least from now.
+pub(crate) async fn release(
+    backend: &dyn Backend,
+    observers: &Observers,
+    hold: &Hold,
+    now: Instant,
+) -> Result<Release> {
+    let under_way = observers.request_at(Operation::Release, now);
+    let request = match hold.kept_for(now) {
+        Some(rest) if backend.capabilities().keeps_after_owner => backend.release_after(&hold.claim, rest),
+        _ => backend.release(&hold.claim),
+    };
+    let answer = request.await;
+    under_way.answered(answer.as_ref().err());
+    answer
 }
 
 impl Releases {
@@ -62,7 +69,7 @@ impl Releases {
     async fn release(&self, hold: &Hold) {
         let mut expires = now() + hold.claim.lease;
         let mut backoff = Backoff::new(PAUSE);
-        while let Err(error) = release(self.backend.as_ref(), hold).await {
+        while let Err(error) = release(self.backend.as_ref(), &self.observers, hold, now()).await {
             let next = now() + backoff.pause();
             if hold.kept_for(now()).is_some() && self.backend.capabilities().keeps_after_owner {
                 expires = next + hold.claim.lease;
@@ -92,7 +99,8 @@ impl Releases {
                 }
                 () = sleep_until(now() + pause.min(left)) => {}
             }
-            for answer in renew_each(self.backend.as_ref(), std::slice::from_ref(&hold.claim)).await {
+            let claims = std::slice::from_ref(&hold.claim);
+            for answer in renew_each(self.backend.as_ref(), &self.observers, claims).await {
                 pause = match answer {
                     Ok(ClaimStatus::Held(_)) => hold.claim.lease / RENEWALS_PER_LEASE,
                     // Somebody took it out, or the store has lost it: there is nothing to keep.
@@ -109,9 +117,10 @@ impl Releases {
     pub(crate) fn start_after_refusal(&self, hold: &Arc<Hold>) {
         let counted = Counted::new(self.under_way.clone());
         let (backend, claim) = (Arc::clone(&self.backend), Arc::clone(&hold.claim));
+        let observers = self.observers.clone();
         self.runtime.spawn(async move {
             let _counted = counted;
-            let _ = backend.release(&claim).await;
+            let _ = observers.asking(Operation::Release, backend.release(&claim)).await;
         });
     }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::{Heard, Hold, Phase};
 use crate::noticed::Noticed;
-use crate::observe::{Event, Observers};
+use crate::observe::{Event, Observers, Operation};
 use crate::sync::{Handle, Instant, Mutex, MutexGuard, Notify, now, sleep_until_some};
 
 /// How many claims one renewal request carries at most.
@@ -127,6 +127,12 @@ impl Renewer {
         waiting.map(|tracked| Arc::clone(&tracked.hold)).collect()
     }
 
+    /// A claim of which this is true.
+    pub(crate) fn find(&self, is_meant: impl Fn(&Hold) -> bool) -> Option<Arc<Hold>> {
+        let state = self.shared.state();
+        state.tracked.values().map(|tracked| &tracked.hold).find(|hold| is_meant(hold)).map(Arc::clone)
+    }
+
     /// Stops renewing a claim that its owner gives up; false if it was not tracked, or has been found lost
     /// already.
     pub(crate) fn untrack(&self, id: ClaimId) -> bool {
@@ -224,8 +230,14 @@ impl State {
 
 /// Renews claims, and has exactly one answer for each: were a store to answer fewer, the others would not be
 /// renewed any more, and nobody would know.
-pub(crate) async fn renew_each(backend: &dyn Backend, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+pub(crate) async fn renew_each(
+    backend: &dyn Backend,
+    observers: &Observers,
+    claims: &[Arc<Claim>],
+) -> Vec<Result<ClaimStatus>> {
+    let request = observers.request(Operation::Renew);
     let answers = backend.renew(claims).await;
+    request.answered(answers.iter().find_map(|answer| answer.as_ref().err()));
     if answers.len() == claims.len() {
         return answers;
     }
@@ -302,8 +314,9 @@ impl Task {
 
     fn renewal(&self, batch: Batch) -> Renewal {
         let (backend, health) = (Arc::clone(&self.backend), Arc::clone(&self.health));
+        let observers = self.observers.clone();
         async move {
-            let answers = renew_each(backend.as_ref(), &batch.claims).await;
+            let answers = renew_each(backend.as_ref(), &observers, &batch.claims).await;
             answers.iter().for_each(|answer| health.note(answer));
             (batch, answers)
         }

@@ -55,6 +55,22 @@ impl<T> Mutex<T> {
     }
 }
 
+/// Who asks for something: a task, or a thread outside of tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Task(tokio::task::Id),
+    Thread(std::thread::ThreadId),
+}
+
+impl Asker {
+    /// Who runs this.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        let thread = || Asker::Thread(std::thread::current().id());
+        tokio::task::try_id().map_or_else(thread, Asker::Task)
+    }
+}
+
 /// Sleeps until `end`; for ever without one.
 ///
 /// # Cancel safety
@@ -65,6 +81,9 @@ pub async fn sleep_until_some(end: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// The bounds of the pause between two tries of a store that failed to answer, whatever was asked.
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// The pauses between tries of what has failed. Each is twice as long as the one before, up to a bound, and
 /// shorter by a random part, so that a fleet that has lost its store does not come back in step.

@@ -56,9 +56,9 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Takes note that the store has answered.
-    pub(crate) fn answered(&self) {
-        let since = now().duration_since(self.turns.begin).as_micros();
+    /// Takes note that the store has answered at this moment.
+    pub(crate) fn answered(&self, at: Instant) {
+        let since = at.duration_since(self.turns.begin).as_micros();
         self.turns.heard.fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }

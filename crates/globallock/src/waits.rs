@@ -39,8 +39,8 @@ impl fmt::Display for Wait {
 ///
 /// An owner is a process, or a manager whose process is not known. A wait of a process for itself is left
 /// out, because one of its threads may well wait for another; so is a holder of another program that says
-/// nothing of itself. A circle of processes is a deadlock unless one of them gives up by itself, or lets go of
-/// its lock by a thread that does not wait.
+/// nothing of itself. A circle of processes is a deadlock unless one of them gives up by itself, or lets go
+/// of its lock by a thread that does not wait.
 ///
 /// ```
 /// use globallock::queue::Permits;

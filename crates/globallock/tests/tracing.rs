@@ -136,7 +136,7 @@ const STORY: &[&str] = &[
     "span lock name=\"a\" fencing_token=1",
     "DEBUG message=granted name=\"a\" fencing_token=1 waited",
     "DEBUG message=waiting name=\"a\" place=1",
-    "DEBUG message=not granted name=\"a\" waited",
+    "DEBUG message=not granted name=\"a\" waited why=its wait ended",
     "DEBUG message=released name=\"a\" fencing_token=1 held",
     "span lock name=\"b\" fencing_token=3",
     "DEBUG message=granted name=\"b\" fencing_token=3 waited",

@@ -19,6 +19,7 @@ impl Case<'_> {
     /// | max hold time | planned | planned |
     /// | expired | violation | violation if owner and store ran all the time, else counted |
     /// | revoked | violation | counted |
+    /// | evicted, or any other once it may have been evicted | planned | planned |
     ///
     /// Sound, because the store keeps the claim until that `until`, however long the machine pauses. After
     /// it, an expired lease is a violation only if the owner ran, and the store answered others, during the
@@ -30,6 +31,10 @@ impl Case<'_> {
                 report.calm_grants += u64::from(self.is_calm(claim.invoked, grant.at));
                 continue;
             };
+            // Whether it was evicted rightly is judged by the rule of evictions.
+            if reason == Reason::Evicted || claim.evicted_from.is_some_and(|from| from <= lost) {
+                continue;
+            }
             let is_redis = self.history.store.starts_with(FULL.1);
             let is_calm = self.is_calm_but_for(claim.invoked, lost, |fault| is_redis && fault.kind == FULL.0);
             if reason == Reason::MaxHold || !is_calm {

@@ -4,6 +4,7 @@
 //! machine pauses. What cannot be judged because of a fault at that time is counted, so that the report shows
 //! it.
 
+mod evictions;
 mod exclusion;
 mod loss;
 mod order;
@@ -50,6 +51,7 @@ pub fn check(history: &History) -> Report {
     case.queue(&mut report);
     case.losses(&mut report);
     case.unprovoked(&mut report);
+    case.evictions(&mut report);
     case.limits(&mut report);
     case.progress(&mut report);
     case.errors(&mut report);
@@ -124,6 +126,7 @@ impl Case<'_> {
                     Failure::Refused => "refused",
                     Failure::TimedOut => "timed_out",
                     Failure::Cancelled => "cancelled",
+                    Failure::Evicted(_) => "evicted",
                     Failure::Error(_) => "error",
                 };
                 *report.failures.entry(name.to_owned()).or_default() += 1;

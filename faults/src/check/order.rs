@@ -156,6 +156,8 @@ impl Case<'_> {
     fn starved(&self, later: &[&Claim], claims: &[&Claim], report: &mut Report) {
         for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
             let end = claim.answered().unwrap_or(claim.owner_ended.0);
+            // Its owner may hear of its eviction later.
+            let end = claim.evicted_from.map_or(end, |from| from.min(end));
             let since = claim.invoked + self.terms.slack;
             let from = later.partition_point(|other| other.invoked <= since);
             let passing = later[from..].iter().take_while(|other| other.invoked < end).filter_map(|other| {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use globallock::queue::Permits;
 use serde::de::DeserializeOwned;
 
+use super::evictions::{Eviction, evictions};
 use crate::history::{
     ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, Reason, RegisterAnswer, RegisterEvent,
     SeenValue, Terms, Time, ValueAnswer,
@@ -30,6 +31,8 @@ pub struct History {
     pub(super) is_complete: bool,
     /// Why the run was cut short, if that is known.
     pub(super) interrupted: Option<String>,
+    /// What operators evicted.
+    pub(super) evictions: Vec<Eviction>,
     /// For each owner, when a pause of the process ended, and how long the pause was.
     pub(super) pauses: HashMap<u32, Vec<(Time, Time)>>,
 }
@@ -57,6 +60,12 @@ pub(super) struct Claim {
     pub(super) came_with: Option<Option<SeenValue>>,
     /// The writes of the value, in their order.
     pub(super) value_writes: Vec<ValueWrite>,
+    /// When it was last checked that it holds.
+    pub(super) last_held: Option<Time>,
+    /// The reason of the eviction that its owner was told of.
+    pub(super) told: Option<String>,
+    /// From when on it may have been evicted.
+    pub(super) evicted_from: Option<Time>,
     /// The time of the last line in the owner's log, and whether the process ended as it should.
     pub(super) owner_ended: (Time, bool),
 }
@@ -104,8 +113,13 @@ impl Claim {
     pub(super) fn surely_held(&self) -> Option<(Time, Time)> {
         let grant = self.granted?;
         let (last_line, in_order) = self.owner_ended;
-        let ends =
-            [self.released, self.lost.map(|(at, _)| at), grant.last_until, (!in_order).then_some(last_line)];
+        let ends = [
+            self.released,
+            self.lost.map(|(at, _)| at),
+            self.evicted_from,
+            grant.last_until,
+            (!in_order).then_some(last_line),
+        ];
         let end = ends.into_iter().flatten().min().unwrap_or(Time::MAX);
         (grant.at < end).then_some((grant.at, end))
     }
@@ -180,12 +194,14 @@ impl History {
                 return Err(Error::other(format!("{}: its last line is cut", log.display())));
             }
             history.claims.extend(claims);
+            history.evictions.extend(evictions(number, &events));
             for event in events {
                 if let OwnerEvent::Pause { at, length } = event {
                     history.pauses.entry(number).or_default().push((at, length));
                 }
             }
         }
+        history.mark_evicted();
         Ok(history)
     }
 
@@ -253,6 +269,9 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
                 refused: Vec::new(),
                 came_with: None,
                 value_writes: Vec::new(),
+                last_held: None,
+                told: None,
+                evicted_from: None,
                 owner_ended,
             });
         } else if let Some(number) = claim_of(event) {
@@ -270,8 +289,14 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
             claim.granted =
                 Some(Grant { at: *at, fencing_token: *fencing_token, until: *until, last_until: *until });
         }
-        OwnerEvent::Failed { at, failure, .. } => claim.failed = Some((*at, failure.clone())),
-        OwnerEvent::Held { until, .. } => {
+        OwnerEvent::Failed { at, failure, .. } => {
+            claim.failed = Some((*at, failure.clone()));
+            if let Failure::Evicted(reason) = failure {
+                claim.told = Some(reason.clone());
+            }
+        }
+        OwnerEvent::Held { at, until, .. } => {
+            claim.last_held = Some(*at);
             if let Some(grant) = &mut claim.granted {
                 grant.last_until = grant.last_until.max(*until);
             }
@@ -293,7 +318,10 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
             let asked = claim.value_writes.iter_mut().rev().find(|asked| asked.number == *write);
             asked.into_iter().for_each(|asked| asked.answer = Some((*at, answer.clone())));
         }
-        OwnerEvent::Lost { at, reason, .. } => claim.lost = Some((*at, *reason)),
+        OwnerEvent::Lost { at, reason, eviction, .. } => {
+            claim.lost = Some((*at, *reason));
+            claim.told.clone_from(eviction);
+        }
         OwnerEvent::Release { at, .. } => claim.released = Some(*at),
         // Only these two are answers of the store. A dropped or unanswered release goes on in the background;
         // at the latest the lease ends the claim.
@@ -318,6 +346,8 @@ fn claim_of(event: &OwnerEvent) -> Option<u64> {
         | OwnerEvent::Released { claim, .. } => Some(*claim),
         OwnerEvent::Start { .. }
         | OwnerEvent::Invoke { .. }
+        | OwnerEvent::Evict { .. }
+        | OwnerEvent::Evicted { .. }
         | OwnerEvent::Pause { .. }
         | OwnerEvent::Clock { .. }
         | OwnerEvent::Suspended { .. }
@@ -339,6 +369,8 @@ fn time(event: &OwnerEvent) -> Time {
         | OwnerEvent::Lost { at, .. }
         | OwnerEvent::Release { at, .. }
         | OwnerEvent::Released { at, .. }
+        | OwnerEvent::Evict { at, .. }
+        | OwnerEvent::Evicted { at, .. }
         | OwnerEvent::Pause { at, .. }
         | OwnerEvent::Clock { at, .. }
         | OwnerEvent::Suspended { at, .. }

@@ -27,6 +27,8 @@ pub enum Rule {
     Losses,
     /// In calm, nothing is lost.
     Unprovoked,
+    /// An eviction takes out the very claim that was seen, or none, and its owner is told of it.
+    Evictions,
     /// Each call returns within its limit.
     Limits,
     /// No waiter waits for a free lock.
@@ -79,6 +81,12 @@ pub struct Report {
     pub values_written: u64,
     /// Writes of values that came too late: the lock was lost.
     pub values_refused: u64,
+    /// Evictions, by what they were answered.
+    pub evictions: BTreeMap<String, u64>,
+    /// How many owners were told of one.
+    pub told: u64,
+    /// Evictions of a claim that another operator evicted at the same time.
+    pub at_once: u64,
     /// Pairs of claims whose order was judged.
     pub pairs: u64,
     /// What would be a violation, but happened while the store may have forgotten what it had granted.
@@ -106,6 +114,9 @@ impl Report {
             values: 0,
             values_written: 0,
             values_refused: 0,
+            evictions: BTreeMap::new(),
+            told: 0,
+            at_once: 0,
             pairs: 0,
             excused: 0,
             recoveries: Vec::new(),
@@ -158,6 +169,9 @@ impl Report {
         }
         if self.values == 0 {
             doubts.push("no value that came with a grant was judged");
+        }
+        if !self.evictions.is_empty() && self.told == 0 {
+            doubts.push("no owner was told of an eviction");
         }
         if self.calm_grants == 0 {
             doubts.push("nothing was granted in calm");
@@ -217,6 +231,10 @@ impl fmt::Display for Report {
             "  values: {} judged; {} written, {} refused because the lock was lost",
             self.values, self.values_written, self.values_refused
         )?;
+        if !self.evictions.is_empty() {
+            let (evictions, told, at_once) = (list(&self.evictions), self.told, self.at_once);
+            writeln!(f, "  evictions: {evictions}; owners told: {told}; by several at once: {at_once}")?;
+        }
         if let (Some(median), Some(worst)) =
             (self.recoveries.get(self.recoveries.len() / 2), self.recoveries.last())
         {

@@ -90,6 +90,30 @@ impl Choice {
     }
 }
 
+/// What an operator decides at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Which lock it looks at.
+    pub(super) lock: u64,
+    /// Which claim of the queue it evicts.
+    pub(super) claim: u64,
+    /// Whether it evicts any.
+    pub(super) evicts: bool,
+    /// For how long it looks away in between, in microseconds.
+    pub(super) pause: Time,
+}
+
+impl Target {
+    /// Decides for an operator at a time, which is one of all operators. They look at the same claim, so that
+    /// several evict it at once.
+    pub(super) fn draw(plan: &Plan, time: u64) -> Self {
+        let mut common = Draw::new(plan.seed, u32::MAX, 0, time);
+        let mut own = Draw::new(plan.seed, plan.owner, usize::MAX, time);
+        let pause = if common.below(2) == 0 { 0 } else { own.below(20_000) };
+        Target { lock: common.next(), claim: common.next(), evicts: own.below(2) == 0, pause }
+    }
+}
+
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Choice { writes, permits, mode, rounds, pause, drops, rest, uses_value } = self;

@@ -39,13 +39,14 @@ impl Owner {
         let (log, loss) = (Arc::clone(&self.log), guard.ended());
         let loss_logged = tokio::spawn(async move {
             if let Some(loss) = loss.await {
-                let reason = match loss {
-                    Loss::Expired => Reason::Expired,
-                    Loss::MaxHold => Reason::MaxHold,
-                    Loss::Revoked => Reason::Revoked,
+                let (reason, eviction) = match loss {
+                    Loss::Expired => (Reason::Expired, None),
+                    Loss::MaxHold => (Reason::MaxHold, None),
+                    Loss::Revoked => (Reason::Revoked, None),
+                    Loss::Evicted(eviction) => (Reason::Evicted, Some(eviction.reason.clone())),
                     other => panic!("the checker does not know the reason {other:?}"),
                 };
-                log.write(&OwnerEvent::Lost { at: now(), claim, reason });
+                log.write(&OwnerEvent::Lost { at: now(), claim, reason, eviction });
             }
         });
         if choice.uses_value {

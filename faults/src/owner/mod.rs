@@ -2,6 +2,7 @@
 
 mod choices;
 mod hold;
+mod operator;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub struct Plan {
     pub long: u16,
     /// How many times in a thousand it asks for the value of the lock's name, and writes it.
     pub values: u16,
+    /// How often, in microseconds, it looks at a queue as an operator does and may evict a claim; never if 0.
+    /// Owners in Rust only.
+    pub evictions: Time,
     /// The locks that it takes.
     pub locks: Vec<LockSpec>,
 }
@@ -126,7 +130,8 @@ impl Owner {
             let each = |(position, spec): (usize, &LockSpec)| {
                 tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), spec.clone(), position))
             };
-            let tasks: Vec<_> = self.plan.locks.iter().enumerate().map(each).collect();
+            let mut tasks: Vec<_> = self.plan.locks.iter().enumerate().map(each).collect();
+            tasks.push(tokio::spawn(Arc::clone(&self).operate(manager.clone())));
             for task in tasks {
                 task.await.expect("no task of an owner panics");
             }
@@ -270,6 +275,7 @@ impl Owner {
 fn failure(error: Error) -> Failure {
     match error {
         Error::TimedOut { .. } => Failure::TimedOut,
+        Error::Evicted { eviction, .. } => Failure::Evicted(eviction.reason.clone()),
         error => Failure::Error(error.to_string()),
     }
 }

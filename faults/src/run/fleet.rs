@@ -113,8 +113,14 @@ impl Fleet {
     /// Lets many claims with a short lease wait for one lock for a while, and then ends them.
     pub(super) async fn crowd(&mut self, length: Duration) -> Result<()> {
         let spec = LockSpec { name: "crowd".to_owned(), kind: Kind::Mutex, capacity: 1 };
-        let plan =
-            Plan { lease: CROWD_LEASE, long: 0, values: 0, locks: vec![spec; WAITERS], ..self.plan.clone() };
+        let plan = Plan {
+            lease: CROWD_LEASE,
+            long: 0,
+            values: 0,
+            evictions: 0,
+            locks: vec![spec; WAITERS],
+            ..self.plan.clone()
+        };
         let member = self.launch(plan, None).await?;
         self.members.push(member);
         sleep(length).await;

@@ -37,6 +37,8 @@ const POLL: Duration = Duration::from_millis(20);
 const CROWD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
 /// The lease of the crowd's claims, in microseconds. So short that grants often meet renewals of waiters.
 const CROWD_LEASE: Time = 120_000;
+/// How often the operators look at a queue, in microseconds.
+const EVICTIONS: Time = 300_000;
 /// The number of claims in the crowd.
 const WAITERS: usize = 32;
 
@@ -119,6 +121,7 @@ pub async fn run(options: &RunOptions) -> Result<()> {
         limit: 20_000_000,
         long: 1,
         values: 300,
+        evictions: EVICTIONS,
         locks: locks(),
     };
     let means = Means { links: network.is_some(), tracing: options.tracing };
@@ -177,8 +180,9 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     // lease, so that takes up to two leases.
     let until = Instant::now() + lease * 2 + Duration::from_secs(3);
     loop {
-        let mut left = block_in_place(|| store.left(&names));
+        // A list deletes what has ended in some stores. A look by the store's own tool may take seconds.
         let listed: Vec<_> = manager.list("").collect().await;
+        let mut left = block_in_place(|| store.left(&names));
         left.extend(listed.into_iter().map(|listed| match listed {
             Ok(listed) => listed.name.to_string(),
             Err(error) => error.to_string(),

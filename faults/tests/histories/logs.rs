@@ -84,7 +84,7 @@ impl Logs {
     }
 
     pub(super) fn lost(self, owner: u32, claim: u64, at: Time, reason: Reason) -> Self {
-        self.event(owner, OwnerEvent::Lost { at: at * 1_000, claim, reason })
+        self.event(owner, OwnerEvent::Lost { at: at * 1_000, claim, reason, eviction: None })
     }
 
     pub(super) fn failed(self, owner: u32, claim: u64, at: Time, failure: Failure) -> Self {

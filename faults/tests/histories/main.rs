@@ -1,5 +1,6 @@
 //! The checker itself: for every rule a history that violates it, and similar ones that do not.
 
+mod evictions;
 mod logs;
 mod values;
 
@@ -50,7 +51,7 @@ fn more_permits_than_the_capacity_are_caught() {
 fn a_stopped_owner_counts_as_a_holder_until_its_deadline() {
     let stopped = |next| {
         let held = ClaimSpec { released: None, ..mutex(1, 1, 10, 20, 5, 0) };
-        let lost = OwnerEvent::Lost { at: 5_000_000, claim: 1, reason: Reason::Expired };
+        let lost = OwnerEvent::Lost { at: 5_000_000, claim: 1, reason: Reason::Expired, eviction: None };
         let logs = Logs::new().claim(held).event(1, lost).fault("owner_stop_long", Some(1), 30, 5_000, false);
         logs.claim(mutex(2, 1, 30, next, 7, next + 10))
     };
@@ -170,14 +171,14 @@ fn a_waiter_that_starves_is_caught() {
 fn a_grant_with_no_time_left_is_caught() {
     let until = Some(19_000);
     let granted = OwnerEvent::Granted { at: 20_000, claim: 1, fencing_token: 5, until };
-    let lost = OwnerEvent::Lost { at: 900_000, claim: 1, reason: Reason::Expired };
+    let lost = OwnerEvent::Lost { at: 900_000, claim: 1, reason: Reason::Expired, eviction: None };
     Logs::new().asked(1, 1, (1, 1), 10, 100).event(1, granted).event(1, lost).breaks(Rule::Losses);
 }
 
 #[test]
 fn a_loss_that_is_reported_late_or_never_is_caught() {
     let held = || Logs::new().claim(ClaimSpec { released: None, ..mutex(1, 1, 10, 20, 5, 0) });
-    let lost = |at| OwnerEvent::Lost { at, claim: 1, reason: Reason::Expired };
+    let lost = |at| OwnerEvent::Lost { at, claim: 1, reason: Reason::Expired, eviction: None };
     held().event(1, lost(1_500_000)).passes();
     held().event(1, lost(9_000_000)).breaks(Rule::Losses);
     held().breaks(Rule::Losses);

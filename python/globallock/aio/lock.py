@@ -78,11 +78,11 @@ class AsyncLock(Held):
         """
         return self.sync.fencing_token
 
-    async def _take(self, taken: "List[Any]") -> "Optional[Acquisition[_rust.Guard]]":
-        return await take(self.sync, taken)
+    def _take(self, taken: "List[Any]") -> "Awaitable[Optional[Acquisition[_rust.Guard]]]":
+        return take(self.sync, taken)
 
-    async def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
-        await give_back(self.sync, acquisition)
+    def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> "Awaitable[None]":
+        return give_back(self.sync, acquisition)
 
     def _parts(
         self, acquisition: "Acquisition[_rust.Guard]"

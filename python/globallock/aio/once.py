@@ -124,7 +124,7 @@ class AsyncTurn(_rust.AsyncBlock, TurnBase):
     async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
         (native, request), every = self._request(), self._every
         asked = request if self._change is None else self._change(request)
-        self._begun(frame, await outcome(native.begin(asked, every), taken), taken)
+        self._begun(frame, asked, await outcome(native.begin(asked, every), taken), taken)
 
     async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self._runs.find(frame, leaving)

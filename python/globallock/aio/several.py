@@ -59,6 +59,7 @@ class AsyncAllLocks(Held):
         several: Taken = []
         self.sync._holdings.begin()
         until = self.sync._until()
+        self.sync._refuse_to_wait(until)
         for lock in self.sync.locks:
             acquisition = await take(lock, taken, self.sync._request(lock, until))
             if acquisition is None:

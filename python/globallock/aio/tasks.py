@@ -7,7 +7,7 @@ An asynchronous exception may interrupt it at any instruction. So what is held s
 from __future__ import annotations
 
 from types import FrameType
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Awaitable, List, Optional, Tuple
 
 from .. import _rust
 from ..acquisitions import Acquisition
@@ -28,7 +28,7 @@ async def take(
     """Acquires a lock for the running task; ``None`` if it was not granted in time."""
     asked = lock._begin(request or lock._lock_request())
     guard = await outcome(lock._engine.native.acquire(asked), taken)
-    return None if guard is None else lock._granted(guard)
+    return None if guard is None else lock._granted(guard, asked)
 
 
 async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:
@@ -46,11 +46,11 @@ class Held(_rust.AsyncShield):
     #: Whether an ``async with`` block is cancelled when what it holds ends.
     cancel_on_loss = False
 
-    async def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Any]]":
+    def _take(self, taken: "List[Any]") -> "Awaitable[Optional[Acquisition[Any]]]":
         """Acquires it for the running task; ``None`` if it was not granted in time."""
         raise NotImplementedError
 
-    async def _give_back(self, acquisition: "Acquisition[Any]") -> None:
+    def _give_back(self, acquisition: "Acquisition[Any]") -> "Awaitable[None]":
         """Releases one acquisition."""
         raise NotImplementedError
 

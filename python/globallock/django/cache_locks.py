@@ -67,9 +67,9 @@ class CacheLock(UrlGlobalLock):
         if blocking is None:
             blocking = self.blocking is not False
         if not blocking:
-            return request._replace(wait=0.0)
+            return request.with_wait(0.0)
         limit = self.blocking_timeout if blocking_timeout is None else blocking_timeout
-        return request._replace(wait=None if limit is None else seconds("blocking_timeout", limit))
+        return request.with_wait(None if limit is None else seconds("blocking_timeout", limit))
 
     def release(self) -> None:
         """Releases the lock.

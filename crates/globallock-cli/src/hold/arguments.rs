@@ -18,8 +18,8 @@ process that has the other end of the pipe has closed it.
 
 Unlike run, it cannot end whatever the script has started beside the next holder: use run where it will do.";
 
-/// The end of `hold --help`.
-pub(crate) const HELP: &str = "\
+/// The examples of `hold --help`.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   Until the end of the script:
     globallock hold --background deploy || exit
@@ -32,18 +32,7 @@ Examples:
     holder=$LOCK_PID
     read -r token <&\"${LOCK[0]}\" || { wait \"$holder\"; exit; }
     ./deploy.sh
-    exec {LOCK[1]}>&-; wait \"$holder\"
-
-Exit status:
-    0  the lock was held, and was released because what it was held for has ended; with --background: the
-       lock is held
-   64  wrong usage: an option, the name, or the address
-   69  the store cannot be reached, or cannot serve
-   70  something went wrong inside
-   75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
-   76  the lock was lost while it was held; or this waiter was evicted
-   77  the store refused the user
-  128 + N  when signal N has ended it, after the lock was released";
+    exec {LOCK[1]}>&-; wait \"$holder\"";
 
 /// The arguments of `hold`.
 #[derive(Args, Debug)]

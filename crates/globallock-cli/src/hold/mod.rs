@@ -30,7 +30,7 @@ use crate::log::{self, Told};
 use crate::processes::descriptors::{Standard, keep_only, require};
 use crate::processes::{detach, tree};
 use crate::waiting::Waiting;
-pub(crate) use arguments::{ABOUT, HELP, Hold};
+pub(crate) use arguments::{ABOUT, EXAMPLES, Hold};
 use ready::Caller;
 use until::{Ends, Until, Why};
 

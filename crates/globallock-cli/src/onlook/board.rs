@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use globallock::backend::Instant;
-use globallock::{EntryKey, Error, LockManager, Summary};
+use globallock::backend::{CrashRelease, Instant};
+use globallock::{Entry, EntryKey, Error, LockManager, Summary};
 
 use super::rows::LockRow;
 
@@ -20,6 +20,8 @@ pub(crate) struct Board {
     failure: Option<Error>,
     /// When the store last told all.
     complete: Option<Instant>,
+    /// Nobody can see here whether a holder gives signs of life.
+    without_signs: bool,
 }
 
 #[derive(Debug)]
@@ -29,34 +31,59 @@ struct Seen {
     signs: Option<Signs>,
 }
 
-/// What is known of the signs of life of a holder.
+/// What is known of the signs of life of a claim.
 #[derive(Clone, Debug)]
-struct Signs {
+pub(crate) struct Signs {
     of: EntryKey,
     /// When its lease was seen to be lengthened, or it was first seen.
     since: Instant,
     /// How long its lease had to live then.
     left: Duration,
+    /// How long it had to live when it was seen last.
+    left_last: Duration,
+    is_lengthened: bool,
+}
+
+/// By how much less than it is a lease may seem to last: stores count in whole seconds, too.
+const COARSE: Duration = Duration::from_millis(1100);
+
+/// Whether it can be seen in this store that an owner gives no signs of life: its leases have less and less
+/// time left then.
+///
+/// Where processes hold locks, what has a time left is a max hold time. ZooKeeper tells the whole timeout of
+/// a session whenever it is asked, because it does not tell when it last heard of it.
+pub(crate) fn has_signs(manager: &LockManager) -> bool {
+    let capabilities = manager.backend().capabilities();
+    capabilities.crash_release == CrashRelease::Lease && capabilities.kind != "zookeeper"
 }
 
 impl Signs {
-    /// What this summary adds to what was known.
-    fn next(before: Option<&Self>, summary: &Summary, now: Instant) -> Option<Self> {
-        let holder = summary.holder.as_ref()?;
-        let left = holder.expires_in?;
-        let fresh = || Signs { of: holder.key.clone(), since: now, left };
-        let Some(before) = before.filter(|before| before.of == holder.key) else { return Some(fresh()) };
-        // It would have less than this if nothing had lengthened it. Stores count in whole seconds, too.
-        let expected = before.left.saturating_sub(now.saturating_duration_since(before.since));
-        let is_lengthened = left > expected + Duration::from_millis(1100);
-        Some(if is_lengthened { fresh() } else { before.clone() })
+    /// What a look at a claim adds to what was known; none where no lease ends it.
+    pub(crate) fn next(before: Option<&Self>, claim: &Entry, now: Instant) -> Option<Self> {
+        let left_last = claim.expires_in?;
+        let first =
+            Signs { of: claim.key.clone(), since: now, left: left_last, left_last, is_lengthened: false };
+        let Some(before) = before.filter(|before| before.of == claim.key) else { return Some(first) };
+        let passed = now.saturating_duration_since(before.since);
+        // It ends later than it would have.
+        let is_lengthened = left_last + passed > before.left + COARSE;
+        Some(if is_lengthened {
+            Signs { is_lengthened, ..first }
+        } else {
+            Signs { left_last, ..before.clone() }
+        })
     }
 
-    /// Owners renew each third of their lease. So one that was seen with some time left, and has not renewed
-    /// after half of that, is late by half its lease; one that is not late is known to be well only once a
-    /// renewal could have been missed.
-    fn are_missing(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) * 2 > self.left + Duration::from_secs(1)
+    /// Owners renew each third of their lease, so that two thirds of it are left at least. One that was seen
+    /// with more than twice as much as is left now has missed a renewal.
+    pub(crate) fn are_missing(&self) -> bool {
+        self.left_last * 2 + Duration::from_secs(1) < self.left
+    }
+
+    /// How long it takes until more looks have told whether they are missing; none if that is known.
+    pub(crate) fn known_in(&self, now: Instant) -> Option<Duration> {
+        let known_at = self.since + self.left / 2 + COARSE;
+        (!self.is_lengthened && !self.are_missing()).then(|| known_at.saturating_duration_since(now))
     }
 }
 
@@ -75,6 +102,7 @@ impl Board {
     /// # Cancel safety
     /// The board is as it was before.
     pub(crate) async fn look(&mut self, manager: &LockManager, prefix: &str) -> Changes {
+        self.without_signs = !has_signs(manager);
         let (mut found, mut failure) = (Vec::new(), None);
         let mut list = manager.list(prefix);
         while let Some(listed) = list.next().await {
@@ -92,7 +120,9 @@ impl Board {
         for summary in found {
             let name = summary.name.as_str().to_owned();
             let known = before.remove(&name);
-            let signs = Signs::next(known.as_ref().and_then(|known| known.signs.as_ref()), &summary, now);
+            let before = known.as_ref().and_then(|known| known.signs.as_ref());
+            let holder = summary.holder.as_ref().filter(|_| !self.without_signs);
+            let signs = holder.and_then(|holder| Signs::next(before, holder, now));
             let is_new = known.is_none_or(|known| {
                 let since = |signs: &Option<Signs>| signs.as_ref().map(|signs| signs.since);
                 !is_like(&known.summary, &summary) || since(&known.signs) != since(&signs)
@@ -118,9 +148,22 @@ impl Board {
         self.failure.as_ref()
     }
 
+    /// Takes out why the last look told nothing, or not all.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
     /// How long ago the store last told all; none if it never has.
     pub(crate) fn age(&self) -> Option<Duration> {
         self.complete.map(|at| at.elapsed())
+    }
+
+    /// How long it takes until more looks have told of each holder whether its signs of life are missing;
+    /// none if that is known of all.
+    pub(crate) fn signs_known_in(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let signs = self.locks.values().filter_map(|seen| seen.signs.as_ref());
+        signs.filter_map(|signs| signs.known_in(now)).max()
     }
 
     /// The lock of this name, as it is now if nothing has happened since the last look.
@@ -138,7 +181,7 @@ impl Board {
 impl Seen {
     fn row(&self, now: Instant) -> LockRow {
         let later = now.saturating_duration_since(self.at);
-        let stale = self.signs.as_ref().map(|signs| signs.are_missing(self.at));
+        let stale = self.signs.as_ref().map(Signs::are_missing);
         LockRow { stale, ..LockRow::new(&self.summary, later) }
     }
 }
@@ -160,7 +203,7 @@ fn is_like(one: &Summary, other: &Summary) -> bool {
 mod tests {
     use globallock::backend::ClaimId;
     use globallock::queue::Permits;
-    use globallock::{Entry, Name, Owner};
+    use globallock::{Name, Owner};
 
     use super::*;
 
@@ -207,6 +250,27 @@ mod tests {
         assert_eq!(stale(10, 1, Some(4)), Some(true));
         assert_eq!(stale(11, 2, Some(10)), Some(false), "another holder");
         assert_eq!(stale(12, 2, None), None, "no lease ends it");
+    }
+
+    #[test]
+    fn a_short_lease_that_is_renewed_is_never_stale_and_after_some_looks_known_to_be_well() {
+        let begun = Instant::now();
+        for (lease, coarse) in [(1000, false), (2000, false), (2000, true), (10_000, true), (60_000, false)] {
+            let mut signs = None;
+            for look in 0..200 {
+                let milliseconds = look * 300;
+                let left = lease - milliseconds % (lease / 3);
+                let left = if coarse { left / 1000 * 1000 } else { left };
+                let mut claim = held("a", 1, None).holder.unwrap();
+                claim.expires_in = Some(Duration::from_millis(left));
+                let now = begun + Duration::from_millis(milliseconds);
+                signs = Signs::next(signs.as_ref(), &claim, now);
+                let signs = signs.as_ref().unwrap();
+                assert!(!signs.are_missing(), "{lease} {milliseconds}");
+                assert!(signs.known_in(now).is_none_or(|_| milliseconds <= lease.max(3000)), "{lease}");
+            }
+            assert_eq!(signs.unwrap().known_in(begun), None, "{lease}");
+        }
     }
 
     #[test]

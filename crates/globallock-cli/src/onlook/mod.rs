@@ -3,6 +3,8 @@
 pub(crate) mod board;
 pub(crate) mod rows;
 pub(crate) mod select;
+pub(crate) mod table;
+pub(crate) mod text;
 
 use std::process::ExitCode;
 use std::time::Duration;

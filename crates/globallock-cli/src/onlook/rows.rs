@@ -8,6 +8,8 @@ use globallock::queue::Permits;
 use globallock::{Entry, LockKind, Summary, Wait};
 use serde::Serialize;
 
+use super::text::shown;
+
 /// One name that has claims.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct LockRow {
@@ -120,6 +122,22 @@ impl ClaimRow {
         }
     }
 
+    /// Who made it, as `job (pid 12 on db1)`, fit for a terminal. What another program says of itself is
+    /// marked as that.
+    pub(crate) fn who(&self) -> String {
+        let pid = self.pid.map(|pid| format!("pid {pid}"));
+        let host = self.host.as_deref().map(|host| format!("on {}", shown(host)));
+        let process = [pid, host].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let who = match (self.label.as_deref().map(shown), process.is_empty()) {
+            (Some(label), true) => label,
+            (Some(label), false) => format!("{label} ({process})"),
+            (None, false) => process,
+            (None, true) if self.foreign => return "(foreign)".to_owned(),
+            (None, true) => "unknown".to_owned(),
+        };
+        if self.foreign { who + " (foreign)" } else { who }
+    }
+
     /// A queue, oldest first, as it is `later` than it was seen.
     pub(crate) fn queue(entries: &[Entry], later: Duration) -> Vec<Self> {
         let mut waiters = 0;
@@ -166,6 +184,21 @@ mod tests {
     use serde_json::{json, to_value};
 
     use super::*;
+
+    #[test]
+    fn a_claim_is_told_by_what_is_known_of_its_owner_fit_for_a_terminal() {
+        let who = |label: Option<&str>, pid, host: Option<&str>, foreign| {
+            let [label, host] = [label, host].map(|text| text.map(str::to_owned));
+            let entry = Entry::new(EntryKey::new("1"), true, Permits::MUTEX, Owner::default());
+            ClaimRow { host, pid, label, foreign, ..ClaimRow::new(&entry, Duration::ZERO) }.who()
+        };
+        assert_eq!(who(Some("it's"), Some(12), Some("db1"), false), "it's (pid 12 on db1)");
+        assert_eq!(who(Some("job"), None, Some("db1"), true), "job (on db1) (foreign)");
+        assert_eq!(who(None, Some(12), None, false), "pid 12");
+        assert_eq!(who(Some("a\u{1b}\u{202e}"), None, Some("\u{7}"), false), "a\\u{1b}\\u{202e} (on \\u{7})");
+        assert_eq!(who(None, None, None, true), "(foreign)");
+        assert_eq!(who(None, None, None, false), "unknown");
+    }
 
     #[test]
     fn a_lock_and_its_queue_have_the_documented_fields() {

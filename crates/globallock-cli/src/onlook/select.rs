@@ -10,6 +10,7 @@ use crate::arguments::time;
 
 /// Which locks are shown. What is asked for together must all be so.
 #[derive(Args, Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 pub(crate) struct Filter {
     /// Show only names that somebody holds.
     #[arg(long)]

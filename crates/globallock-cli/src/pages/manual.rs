@@ -14,12 +14,12 @@ use crate::address::HOST_FILE;
 const PROGRAM: &str = "\
 The lock lives in a store that all of its users reach: Redis, etcd or ZooKeeper between hosts, a directory \
 on one host. Waiters are granted it in the order of asking. The lock of a host or process that has died is \
-freed.
+freed. Operators see who holds and waits for which lock, and can end what is stuck.
 
 Each verb has a page of its own.";
 
 /// Variables that are no defaults of options: for which verb, the name, and what it is.
-const VARIABLES: [(&str, &str, &str); 4] = [
+const VARIABLES: [(&str, &str, &str); 8] = [
     ("run", "GLOBALLOCK_NAME", "In the environment of the command: the name of the lock."),
     (
         "run",
@@ -39,7 +39,17 @@ const VARIABLES: [(&str, &str, &str); 4] = [
         "In the environment of the command, if GLOBALLOCK_URL had a password: a file with the address that \
          is there while the lock is held, in place of GLOBALLOCK_URL.",
     ),
+    ("ls", "NO_COLOR", PLAIN),
+    ("inspect", "NO_COLOR", PLAIN),
+    ("top", "NO_COLOR", PLAIN),
+    (
+        "break",
+        "SUDO_USER",
+        "Who is told to the owner and to the system's log besides the user of this program.",
+    ),
 ];
+
+const PLAIN: &str = "If it is set, there are no colours. They are for terminals in any case.";
 
 const FILES: [(&str, &str); 2] = [
     (

@@ -41,7 +41,9 @@ impl Asked {
     fn of(command: &Command, words: &[OsString]) -> Option<Self> {
         let [verb, between @ .., last] = words else { return None };
         let verb = command.find_subcommand(verb)?;
-        verb.get_positionals().next().filter(|first| first.get_id() == "name")?;
+        verb.get_positionals()
+            .next()
+            .filter(|first| ["name", "prefix"].contains(&first.get_id().as_str()))?;
         let mut store = Vec::new();
         let mut between = between.iter();
         while let Some(word) = between.next() {

@@ -21,8 +21,8 @@ claim can be taken out of its queue by whoever may see the page.
 Without other options only this host can reach it. For others it wants a secret, and TLS or a proxy that \
 does it.";
 
-/// The end of `serve --help`.
-pub(crate) const HELP: &str = "\
+/// The examples of `serve --help`.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   For the users of this host, or through ssh -L 7117:127.0.0.1:7117:
     globallock serve --url redis://10.0.0.7
@@ -31,14 +31,7 @@ Examples:
   Behind a proxy on this host that does TLS, under this name:
     globallock serve --token-file token --allow-host locks.example.org
   Only the metrics of some names, for Prometheus:
-    curl http://127.0.0.1:7117/metrics
-
-Exit status:
-    0  a signal has asked it to end
-   64  wrong usage: an option, a file, or the address
-   69  the store can never serve as it is
-   70  something went wrong inside
-   77  the store refused the user";
+    curl http://127.0.0.1:7117/metrics";
 
 /// The arguments of `serve`.
 #[derive(Args, Debug)]

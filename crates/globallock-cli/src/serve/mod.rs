@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-pub(crate) use arguments::{ABOUT, HELP, Serve};
+pub(crate) use arguments::{ABOUT, EXAMPLES, Serve};
 
 use crate::address::Sources;
 use crate::exit::Failure;
@@ -60,7 +60,7 @@ const AT_STORE: usize = 8;
 
 /// Serves until a signal asks it to end.
 pub(crate) fn main(schemes: &Schemes, serve: &Serve, sources: Sources) -> ExitCode {
-    serve.looking.verbosity.set_for_all();
+    serve.looking.verbosity.set_without_name();
     serve.looking.look(schemes, sources, None, async |manager| run(serve, manager).await)
 }
 

@@ -48,7 +48,7 @@ echo ready >lines
 "#;
 
 /// What is typed, and what it becomes.
-const LINES: [(&str, &str); 17] = [
+const LINES: [(&str, &str); 25] = [
     ("globallock ru", "globallock run "),
     ("globallock run night", "globallock run nightly "),
     ("globallock run --no-wait -E 3 --label x team:o", "globallock run --no-wait -E 3 --label x team:one "),
@@ -58,6 +58,14 @@ const LINES: [(&str, &str); 17] = [
     ("globallock run --url=file:OTHER els", "globallock run --url=file:OTHER elsewhere "),
     ("globallock hold --loss-signal TER", "globallock hold --loss-signal TERM "),
     ("globallock hold -b --loss-signal HU", "globallock hold -b --loss-signal HUP "),
+    ("globallock inspect night", "globallock inspect nightly "),
+    ("globallock break --stale night", "globallock break --stale nightly "),
+    ("globallock status -q team:o", "globallock status -q team:one "),
+    ("globallock wait -w 5m night", "globallock wait -w 5m nightly "),
+    ("globallock ls night", "globallock ls nightly "),
+    ("globallock ls --sort ag", "globallock ls --sort age "),
+    ("globallock ls -o wid", "globallock ls -o wide "),
+    ("globallock man insp", "globallock man inspect "),
     ("globallock man ru", "globallock man run "),
     ("globallock man hol", "globallock man hold "),
     ("globallock completions zs", "globallock completions zsh "),
@@ -226,9 +234,15 @@ fn names_are_asked_for_where_there_may_be_one() {
     let dash = Running::start(command.args(["hold", "--", "-dash"]));
     dash.says("");
     let names = |words: &[&str]| names(&mut desk.store.command(), words);
-    for before in
-        [&["run"][..], &["hold"], &["run", "-n"], &["run", "-nE", "3"], &["run", "-w5s", "--lease=3s"]]
-    {
+    for before in [
+        &["run"][..],
+        &["hold"],
+        &["ls"],
+        &["break", "--claim", "x"],
+        &["run", "-n"],
+        &["run", "-nE", "3"],
+        &["run", "-w5s", "--lease=3s"],
+    ] {
         assert_eq!(names(&[before, &["n"]].concat()), ["nightly"], "{before:?}");
         assert_eq!(names(&[before, &[""]].concat()).len(), 3, "{before:?}");
         assert_eq!(names(&[before, &["-"]].concat()).len(), 0, "{before:?}");

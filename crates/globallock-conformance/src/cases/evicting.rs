@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use globallock::backend::{ClaimId, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
-use globallock::{Entry, EntryKey, Error, Eviction, Guard, Loss, Name, Owner, Release};
+use globallock::{Entry, EntryKey, Error, Eviction, Guard, LockManager, Loss, Name, Owner, Release};
 
 use super::contract::settled;
 use super::{Case, Need, case};
@@ -21,12 +21,22 @@ pub(super) fn cases() -> Vec<Case> {
         case!("evicting", the_next_holder_is_never_hit),
         case!("evicting", a_claim_that_was_seen_waiting_is_evicted_though_it_holds_now),
         case!("evicting", one_of_several_holders_is_evicted_and_the_others_stay),
+        case!("evicting", of_two_operators_at_once_one_evicts_the_claim_and_its_owner_is_told_by_whom)
+            .over_kinds(),
+        case!("evicting", a_claim_that_is_released_meanwhile_is_evicted_or_released_and_the_next_is_not_hit)
+            .over_kinds(),
+        case!("evicting", a_waiter_that_is_granted_meanwhile_is_evicted_once),
         case!("evicting", the_owner_of_an_evicted_claim_is_told_by_every_answer),
         case!("evicting", an_eviction_whose_answer_is_lost_is_repeated),
         case!("evicting", what_is_no_key_of_a_claim_evicts_nothing),
         case!("evicting", nothing_is_left_of_evicted_claims).needs(Need::Residue),
     ]
 }
+
+/// How often what may happen at the same time is tried.
+const ROUNDS: u32 = 5;
+/// By how much one of the two is later than the other, at most twice.
+const STEP: Duration = Duration::from_millis(1);
 
 fn told(loss: &Loss) -> (Option<&str>, &str) {
     match loss {
@@ -35,7 +45,7 @@ fn told(loss: &Loss) -> (Option<&str>, &str) {
     }
 }
 
-async fn seen(context: &Context, manager: &globallock::LockManager, nth: usize) -> Entry {
+async fn seen(context: &Context, manager: &LockManager, nth: usize) -> Entry {
     context.queue(manager).await.swap_remove(nth)
 }
 
@@ -154,6 +164,100 @@ async fn one_of_several_holders_is_evicted_and_the_others_stay(context: Context)
         }
         context.until_empty(&other).await;
     }
+}
+
+/// Two evictions of the same claim at the same time: what both were answered, with the reason of the one that
+/// took the claim out.
+async fn evicted_by_two(context: &Context, operators: [&LockManager; 2], nth: usize) -> &'static str {
+    let key = seen(context, operators[0], nth).await.key;
+    let reasons = ["the first one", "the second one"];
+    let evict = |at: usize| operators[at].evict(context.name(), &key, reasons[at]);
+    let (first, second) = tokio::join!(evict(0), evict(1));
+    match (first.unwrap(), second.unwrap()) {
+        (Release::Released, Release::NotHeld) => reasons[0],
+        (Release::NotHeld, Release::Released) => reasons[1],
+        both => panic!("exactly one evicts it: {both:?}"),
+    }
+}
+
+async fn of_two_operators_at_once_one_evicts_the_claim_and_its_owner_is_told_by_whom(context: Context) {
+    let [holder, waiter, first, second] = context.managers().await;
+    for round in 0..ROUNDS {
+        let operators = if round % 2 == 0 { [&first, &second] } else { [&second, &first] };
+        let guard = context.lock(&holder).acquire().await.unwrap();
+        let waiting = context.queued(context.lock(&waiter), 1, 1).await;
+        let reason = evicted_by_two(&context, operators, 1).await;
+        match waiting.await.unwrap() {
+            Err(Error::Evicted { eviction, .. }) => assert_eq!(eviction.reason, reason),
+            other => panic!("{other:?}"),
+        }
+        assert!(is_held(&guard).await, "it was not hit");
+        let reason = evicted_by_two(&context, operators, 0).await;
+        assert_eq!(told(&guard.lost().await), (Some("case"), reason));
+        assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
+    }
+    context.until_empty(&first).await;
+}
+
+async fn a_claim_that_is_released_meanwhile_is_evicted_or_released_and_the_next_is_not_hit(context: Context) {
+    let [holder, waiter, operator] = context.managers().await;
+    let mut evicted = 0;
+    for round in 0..ROUNDS * 3 {
+        let guard = context.lock(&holder).acquire().await.unwrap();
+        let next = context.lock(&waiter);
+        let waiting = tokio::spawn(async move { next.acquire().await });
+        context.until(&operator, 1, 1).await;
+        let key = seen(&context, &operator, 0).await.key;
+        let evict = async {
+            tokio::time::sleep(STEP * (round % 3)).await;
+            operator.evict(context.name(), &key, "late").await.unwrap()
+        };
+        let release = async {
+            tokio::time::sleep(STEP * (round / 3 % 3)).await;
+            guard.release().await.unwrap()
+        };
+        let outcome = tokio::join!(evict, release);
+        let exactly_one = [(Release::Released, Release::NotHeld), (Release::NotHeld, Release::Released)];
+        assert!(exactly_one.contains(&outcome), "{outcome:?}");
+        evicted += u32::from(outcome.0 == Release::Released);
+        let next = waiting.await.unwrap().expect("it was not evicted");
+        assert!(is_held(&next).await, "the next holder is not hit");
+        assert_eq!(operator.evict(context.name(), &key, "later").await.unwrap(), Release::NotHeld);
+        assert!(is_held(&next).await, "the next holder is not hit later");
+        assert_eq!(next.release().await.unwrap(), Release::Released);
+    }
+    println!("{evicted} of {} were evicted, the others released", ROUNDS * 3);
+}
+
+async fn a_waiter_that_is_granted_meanwhile_is_evicted_once(context: Context) {
+    let [holder, waiter, operator] = context.managers().await;
+    let mut held = 0;
+    for round in 0..ROUNDS * 3 {
+        let guard = context.lock(&holder).acquire().await.unwrap();
+        let waiting = context.queued(context.lock(&waiter), 1, 1).await;
+        let key = seen(&context, &operator, 1).await.key;
+        let evict = async {
+            tokio::time::sleep(STEP * (round % 3)).await;
+            operator.evict(context.name(), &key, "late").await.unwrap()
+        };
+        let release = async {
+            tokio::time::sleep(STEP * (round / 3 % 3)).await;
+            guard.release().await.unwrap()
+        };
+        // The waiter stays until it is evicted, whether it is granted the lock before that or not.
+        assert_eq!(tokio::join!(evict, release), (Release::Released, Release::Released));
+        match waiting.await.unwrap() {
+            Ok(granted) => {
+                held += 1;
+                assert_eq!(told(&granted.lost().await), (Some("case"), "late"));
+                assert_eq!(granted.release().await.unwrap(), Release::NotHeld);
+            }
+            Err(Error::Evicted { eviction, .. }) => assert_eq!(eviction.reason, "late"),
+            Err(other) => panic!("{other:?}"),
+        }
+        context.until_empty(&operator).await;
+    }
+    println!("{held} of {} were granted and then evicted", ROUNDS * 3);
 }
 
 async fn the_owner_of_an_evicted_claim_is_told_by_every_answer(context: Context) {

@@ -3,6 +3,7 @@
 mod blocking;
 mod contract;
 mod crash;
+mod deadlocks;
 mod evicting;
 mod exclusion;
 mod fencing;
@@ -155,6 +156,7 @@ pub fn cases() -> Vec<Case> {
     [
         contract::cases(),
         crash::cases(),
+        deadlocks::cases(),
         evicting::cases(),
         exclusion::cases(),
         blocking::cases(),

@@ -1,9 +1,10 @@
 //! What the scripts answer, to the millisecond, and what they leave in the keys.
 
 use crate::calls::{
-    CLAIMS, COUNTER, ID, LOCK, OTHER, QUEUE, REST, SHARED, Scripts, already_waiting, held_until, in_front,
-    numbers, piped, shared_by,
+    CLAIMS, COUNTER, ID, LOCK, MUTEX, OTHER, QUEUE, REST, SHARED, Scripts, already_waiting, held_until,
+    in_front, numbers, piped, shared_by,
 };
+use crate::scripts::{Store, queued};
 
 /// What is left of the holder's lease: longer than any machine pauses.
 const LEFT: i64 = 50_000;
@@ -11,14 +12,21 @@ const LEFT: i64 = 50_000;
 const POLL_DELAYS: [(u32, i64); 9] =
     [(0, 1), (1, 6), (2, 11), (7, 36), (8, 41), (9, 42), (16, 43), (80, 51), (81, 51)];
 
+/// What a claim is enqueued by, behind an exclusive holder and so many waiters, and what is answered at the
+/// end: the fast path knows that there is one holder, and so how many claims are in front.
+fn joining(scripts: &Scripts, rank: u32) -> [(String, Vec<i64>); 2] {
+    [(scripts.enqueue(), vec![i64::from(rank) + 1]), (scripts.enqueue_shared(), Vec::new())]
+}
+
 #[tokio::test]
 async fn waiters_poll_one_after_the_other_when_the_lease_of_the_holder_ends() {
     let scripts = Scripts::new().await;
     for (rank, delay) in POLL_DELAYS {
         let new = |now| [vec![held_until(now + LEFT)], in_front(rank)].concat();
-        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+        for (request, place) in joining(&scripts, rank) {
             let reply = scripts.answer(new, &request);
-            assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + delay, 0], "{rank}: {request}");
+            let expected = [&[0, reply.now + 1, LEFT - reply.late + delay, 0], &place[..]].concat();
+            assert_eq!(reply.answer, expected, "{rank}: {request}");
         }
         let reply = scripts.answer(|now| [new(now), already_waiting()].concat(), &scripts.renew());
         assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + delay, 0], "{rank}, renewed");
@@ -44,9 +52,10 @@ async fn nobody_polls_a_lock_that_never_expires() {
     let scripts = Scripts::new().await;
     for rank in [0, 1, 9] {
         let stays = |now| [vec![held_until(now + LEFT), format!("PERSIST {LOCK}")], in_front(rank)].concat();
-        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+        for (request, place) in joining(&scripts, rank) {
             let reply = scripts.answer(stays, &request);
-            assert_eq!(reply.answer, [0, reply.now + 1, 0, 0], "{rank}: {request}");
+            let expected = [&[0, reply.now + 1, 0, 0], &place[..]].concat();
+            assert_eq!(reply.answer, expected, "{rank}: {request}");
         }
         let reply = scripts.answer(|now| [stays(now), already_waiting()].concat(), &scripts.renew());
         assert_eq!(reply.answer, [0, reply.now + 1, 0, 0], "{rank}, renewed");
@@ -285,9 +294,10 @@ async fn waiters_poll_also_when_the_lease_of_the_holder_ends_in_this_millisecond
     let scripts = Scripts::new().await;
     for (rank, delay) in [(0, 1), (1, 6), (2, 11)] {
         let held = |now| [vec![held_until(now)], in_front(rank)].concat();
-        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+        for (request, place) in joining(&scripts, rank) {
             let reply = scripts.answers_at(held, &[&request]);
-            assert_eq!(reply.answer, [0, reply.now + 1, delay, 0], "{rank}: {request}");
+            let expected = [&[0, reply.now + 1, delay, 0], &place[..]].concat();
+            assert_eq!(reply.answer, expected, "{rank}: {request}");
         }
         let reply = scripts.answers_at(|now| [held(now), already_waiting()].concat(), &[&scripts.renew()]);
         assert_eq!(reply.answer, [0, reply.now + 1, delay, 0], "{rank}, renewed");
@@ -330,4 +340,18 @@ async fn tokens_rise_also_where_the_counter_is_at_the_current_microsecond() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_mutex_behind_another_one_is_told_its_place_and_keeps_it() {
+    let store = Store::new().await;
+    let claims = [1, 2, 3].map(|number| queued(number, MUTEX));
+    store.holds(&claims[0]).await;
+    for (place, claim) in claims.iter().enumerate().skip(1) {
+        store.waits(claim).await;
+        // It is asked for again, which tells no place.
+        store.waits(claim).await;
+        assert_eq!(store.backend.place(claim), Some(place));
+    }
+    assert_eq!(store.backend.place(&claims[0]), None, "it does not wait");
 }

@@ -77,6 +77,25 @@ async fn a_foreign_holder_is_evicted_and_a_waiter_gets_the_lock() {
 }
 
 #[tokio::test]
+async fn a_waiter_that_the_eviction_itself_lets_in_is_evicted() {
+    let server = Redis::start().unwrap();
+    let [manager, other] = [calm_manager(&server.url()).await, calm_manager(&server.url()).await];
+    server.cli(&["SET", LOCK, "a-value-of-its-own"]);
+    let waiter = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 1).await;
+    let seen = key(&other, 1).await;
+    // The lock is free, and nobody has noticed: the first request lets the waiter in, and then the queue is
+    // empty.
+    server.cli(&["DEL", LOCK]);
+    assert!(evicts(&other, &seen).await);
+    match soon(waiter).await.unwrap() {
+        Ok(guard) => assert!(because(&soon(guard.lost()).await)),
+        Err(error) => assert!(matches!(error, Error::Evicted { .. }), "{error}"),
+    }
+    queue_is(&manager, "a", 0, 0).await;
+}
+
+#[tokio::test]
 async fn the_successor_of_a_foreign_holder_is_not_evicted_though_its_value_is_the_same() {
     let server = Redis::start().unwrap();
     let manager = calm_manager(&server.url()).await;

@@ -1,6 +1,7 @@
 //! The contract between the core and the stores.
 
 mod claim;
+mod finding;
 mod notice;
 mod onlooker;
 mod value;
@@ -18,6 +19,7 @@ pub use crate::sync::Instant;
 
 pub use crate::eviction::Eviction;
 pub use claim::{Claim, ClaimId, ClaimStatus, Grant, WaitMode};
+pub use finding::{Finding, Verdict};
 pub use notice::{StoreNotice, StoreNoticeKind};
 pub use onlooker::{Change, Entry, EntryKey, Summary};
 pub use value::{MAX_VALUE_BYTES, Value, ValueWrite};
@@ -256,6 +258,32 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Done by anybody, for a claim that is not the caller's. A claim that is not there any more, and a key
     /// that never was one, are `NotHeld`.
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release>;
+
+    /// Examines the store, and says what a person should know before trusting it with locks: what it is, what
+    /// it may forget, and what this user may do there with the lock `name`. A store that has nothing to say
+    /// keeps this default.
+    ///
+    /// The name is one that nobody uses. Nothing is changed, apart from what is needed to try a right, which
+    /// is gone at the end, also if this is dropped.
+    ///
+    /// # Errors
+    /// When the store cannot be asked at all. What is asked then and fails is a finding.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn examine(&self, _name: &Name) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
+    /// Drops what the store keeps for a while of a name without claims, such as the counter of its fencing
+    /// tokens, and the notices for these claims of it, which were evicted. For names that were made for a
+    /// trial, and that nobody will use again. A store that keeps nothing of a name has this default.
+    ///
+    /// # Cancel safety
+    /// It has been dropped or not.
+    async fn forget(&self, _name: &Name, _evicted: &[ClaimId]) -> Result<()> {
+        Ok(())
+    }
 
     /// Tells how the names that begin with `prefix` change, first all that there are; looks again `every` so
     /// often where the store cannot tell by itself.

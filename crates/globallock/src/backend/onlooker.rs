@@ -192,6 +192,7 @@ impl Summary {
 /// # Ok::<(), globallock::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "they are read one by one, and few are removals")]
 #[non_exhaustive]
 pub enum Change {
     /// A name has claims, and is new or not as it was.

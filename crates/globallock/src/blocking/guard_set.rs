@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Guard, RUNTIME};
+use super::{Guard, block_on};
 use crate::backend::Release;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -47,7 +47,7 @@ impl GuardSet {
     #[must_use]
     pub fn lost_within(&self, limit: Duration) -> Option<(&Guard, Loss)> {
         let losses = crate::guard_set::first_lost(self.guards.iter().map(|guard| &guard.0));
-        let (at, loss) = RUNTIME.block_on(async { tokio::time::timeout(limit, losses).await.ok() })?;
+        let (at, loss) = block_on(async { tokio::time::timeout(limit, losses).await.ok() })?;
         Some((&self.guards[at], loss))
     }
 
@@ -56,6 +56,6 @@ impl GuardSet {
     /// # Errors
     /// As [`crate::GuardSet::release`].
     pub fn release(self) -> Result<Release> {
-        RUNTIME.block_on(self.into_inner().release())
+        block_on(self.into_inner().release())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Guard, RUNTIME};
+use super::{Guard, block_on};
 use crate::error::Result;
 use crate::once::{Ran, Running, Turn};
 use crate::options::Options;
@@ -47,13 +47,16 @@ impl Once {
     /// # Errors
     /// As [`crate::Once::run`].
     pub fn run<T, E>(&self, work: impl FnOnce(&Guard) -> Result<T, E>) -> Result<Ran<T, E>> {
-        let running = match RUNTIME.block_on(self.0.begin())? {
+        let running = match block_on(self.0.begin())? {
             Turn::Skip { began } => return Ok(Ran::Skipped { began }),
             Turn::Run(running) => running,
         };
         let Running { began, guard } = running;
         let guard = Guard(guard);
-        let done = work(&guard);
-        RUNTIME.block_on(began.finish(guard.0, done))
+        let done = {
+            let _entered = guard.0.enter();
+            work(&guard)
+        };
+        block_on(began.finish(guard.0, done))
     }
 }

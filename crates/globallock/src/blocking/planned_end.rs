@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Guard, RUNTIME};
+use super::{Guard, block_on};
 use crate::error::Result;
 use crate::locks::finish;
 
@@ -42,8 +42,11 @@ impl PlannedEnd {
     /// As [`crate::PlannedEnd::run`]; [`Error::Lost`](crate::Error::Lost) when the lock was lost before the
     /// work had ended, with [`Loss::MaxHold`](crate::Loss::MaxHold) after the grace.
     pub fn run<T>(&self, work: impl FnOnce(&Guard) -> T) -> Result<T> {
-        let guard = Guard(RUNTIME.block_on(self.0.acquire(Duration::ZERO))?);
-        let done = work(&guard);
-        RUNTIME.block_on(finish(guard.0, Ok(done)))
+        let guard = Guard(block_on(self.0.acquire(Duration::ZERO))?);
+        let done = {
+            let _entered = guard.0.enter();
+            work(&guard)
+        };
+        block_on(finish(guard.0, Ok(done)))
     }
 }

@@ -4,6 +4,8 @@ pub(crate) mod address;
 #[cfg(feature = "etcd")]
 mod etcd;
 pub(crate) mod evictions;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod examination;
 #[cfg(all(feature = "file", target_os = "linux"))]
 mod file;
 pub(crate) mod memory;

@@ -11,6 +11,7 @@ use crate::deadline::margin;
 use crate::hold::{Hold, Phase};
 use crate::loss::Loss;
 use crate::name::Name;
+use crate::observe::NotGranted;
 use crate::options::Options;
 use crate::queue::Permits;
 use crate::sync::now;
@@ -241,7 +242,8 @@ fn a_claim_that_was_given_up_is_never_granted() {
             wants_value: false,
         });
         let hold = Hold::unobserved(claim.unwrap());
-        assert!(hold.give_up(now()) && !hold.give_up(now()));
+        let give_up = |hold: &Hold| hold.give_up(NotGranted::Cancelled, now());
+        assert!(give_up(&hold) && !give_up(&hold));
         assert_eq!(hold.phase(), Phase::Released);
         let grant = Grant {
             fencing_token: 7,
@@ -252,7 +254,7 @@ fn a_claim_that_was_given_up_is_never_granted() {
         };
         assert!(!hold.confirm(&grant, now()) && !hold.is_held());
         let held = Hold::unobserved(Claim::clone(&hold.claim));
-        assert!(held.confirm(&grant, now()) && !held.give_up(now()) && held.is_held());
+        assert!(held.confirm(&grant, now()) && !give_up(&held) && held.is_held());
     });
 }
 

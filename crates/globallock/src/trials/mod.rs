@@ -5,17 +5,21 @@
 //! machine is.
 
 mod acquiring;
+mod around;
 mod blocking;
 mod connecting;
 mod evicting;
 mod forking;
 mod holding;
 mod keeping;
+mod long_waits;
 mod observing;
 mod once;
+mod outcomes;
 mod properties;
 mod releasing;
 mod renewing;
+mod requests;
 mod running;
 mod several;
 mod store;

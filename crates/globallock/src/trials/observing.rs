@@ -20,6 +20,7 @@ use crate::observe::{Event, Observer};
 use crate::options::ManagerOptions;
 use crate::queue::Permits;
 use crate::stores::memory::Memory;
+use crate::waits::Wait;
 
 /// What was heard, a word each with the seconds or the reason that belong to it.
 #[derive(Debug, Default)]
@@ -35,11 +36,16 @@ impl Heard {
 impl Observer for Heard {
     fn event(&self, event: &Event<'_>) {
         let heard = match event {
+            Event::Asked { .. } => return,
             Event::Waiting { place, .. } => format!("waiting behind {}", place.unwrap()),
+            Event::WaitsForItself { held_by, .. } => format!("waits for itself: {}", held_by.name),
+            Event::Deadlock { cycle, .. } => {
+                format!("deadlock: {}", cycle.iter().map(Wait::to_string).collect::<Vec<_>>().join("; "))
+            }
             Event::Granted { waited, fencing_token, .. } => {
                 format!("granted {fencing_token} after {}", waited.as_secs())
             }
-            Event::GivenUp { waited, .. } => format!("given up after {}", waited.as_secs()),
+            Event::GivenUp { waited, why, .. } => format!("given up after {}: {why}", waited.as_secs()),
             Event::Renewed { margin, .. } => format!("renewed {}", margin.unwrap().as_secs()),
             Event::RenewalFailed { claims, .. } => format!("renewal of {} failed", claims.len()),
             Event::Lost { loss, held, .. } => format!("lost after {}: {loss:?}", held.as_secs()),
@@ -49,6 +55,8 @@ impl Observer for Heard {
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
             Event::StoreBack { away, .. } => format!("store back after {}", away.as_secs()),
+            Event::StoreLeft { away, .. } => format!("store left after {}", away.as_secs()),
+            Event::Request { .. } => unreachable!("it does not hear of requests"),
             Event::Kept { left, .. } => format!("kept for {}", left.as_secs()),
             Event::CutShort { left, .. } => format!("cut short by {}", left.as_secs()),
             Event::StoreNotice { store, notice } => format!("{store} says {:?}", notice.reason),
@@ -106,15 +114,15 @@ fn what_is_not_granted_is_given_up_once() {
         let (owner, heard) = observed(&fixture);
         let _held = fixture.other().mutex("a").acquire().await.unwrap();
         assert!(owner.mutex("a").try_acquire().await.unwrap().is_none());
-        assert_eq!(heard.take(), ["given up after 0"]);
+        assert_eq!(heard.take(), ["given up after 0: it is taken"]);
         assert!(owner.mutex("a").try_acquire_for(SECOND * 7).await.unwrap().is_none());
-        assert_eq!(heard.take(), ["waiting behind 1", "given up after 7"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 7: its wait ended"]);
         let waits = owner.clone();
         let waits = tokio::spawn(async move { waits.mutex("a").acquire().await.map(drop) });
         sleep(SECOND * 3).await;
         owner.close().await;
         waits.await.unwrap().unwrap_err();
-        assert_eq!(heard.take(), ["waiting behind 1", "given up after 3"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 3: it was given up by its caller"]);
     });
 }
 

@@ -31,6 +31,7 @@ pub(super) enum Verb {
     Release,
     ReleaseAfter,
     SetValue,
+    Inspect,
     List,
 }
 
@@ -244,7 +245,15 @@ impl Backend for Store {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        self.memory.inspect(name).await
+        match self.fault(Verb::Inspect) {
+            Fault::Refuse => Err(refused()),
+            Fault::Late(delay) => {
+                let queue = self.memory.inspect(name).await;
+                tokio::time::sleep(delay).await;
+                queue
+            }
+            _ => self.memory.inspect(name).await,
+        }
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {

@@ -6,3 +6,5 @@ mod events;
 mod prompts;
 mod shell;
 mod table;
+
+pub(crate) use shell::{Kind, Shell};

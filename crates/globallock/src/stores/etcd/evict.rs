@@ -1,6 +1,6 @@
 //! Takes out a claim that an onlooker saw, and leaves a notice for its owner.
 
-use super::connection::Connection;
+use super::connection::{Connection, is_lease_expired};
 use super::key_reads::key_request;
 use super::keys::{self, QueueEntry};
 use super::messages::{
@@ -133,6 +133,22 @@ async fn lease_of_notice(connection: &Connection, claims: i64) -> Result<i64> {
     let of_claim = connection.unary(LeaseTimeToLiveRequest { id: claims }).await?;
     let ttl = of_claim.granted_ttl.max(0).saturating_add(KEPT);
     Ok(connection.unary(LeaseGrantRequest { ttl }).await?.id)
+}
+
+/// Ends the notices for claims that were evicted, and with each the tombstone of its claim.
+pub(super) async fn forget(connection: &Connection, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+    for id in evicted {
+        let key = keys::notice(&connection.config().prefix, name, *id);
+        let found =
+            connection.unary(RangeRequest { key, keys_only: true, ..RangeRequest::default() }).await?;
+        for notice in found.kvs.into_iter().filter(|notice| notice.lease != 0) {
+            match connection.unary(LeaseRevokeRequest { id: notice.lease }).await {
+                Err(error) if !is_lease_expired(&error) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ methods! {
     LeaseRevokeRequest => Empty by "Lease/LeaseRevoke";
     AuthenticateRequest => AuthenticateResponse by "Auth/Authenticate";
     StatusRequest => StatusResponse by "Maintenance/Status";
+    AlarmRequest => AlarmResponse by "Maintenance/Alarm";
+    MemberListRequest => MemberListResponse by "Cluster/MemberList";
 }
 
 /// Each field with its type, and how it is encoded.
@@ -216,6 +218,38 @@ messages! {
 
     StatusResponse {
         version: String = [string, tag = "2"];
+        /// In bytes, as the next two.
+        db_size: i64 = [int64, tag = "3"];
+        /// The member that leads; 0: none.
+        leader: u64 = [uint64, tag = "4"];
+        db_size_in_use: i64 = [int64, tag = "9"];
+        is_learner: bool = [bool, tag = "10"];
+        /// The limit of `db_size`; 0: an older release, which does not tell.
+        db_size_quota: i64 = [int64, tag = "12"];
+    }
+
+    /// Asks for all alarms.
+    AlarmRequest {}
+
+    AlarmResponse {
+        alarms: Vec<Alarm> = [message, repeated, tag = "2"];
+    }
+
+    Alarm {
+        member: u64 = [uint64, tag = "1"];
+        /// 1: no space; 2: corrupt.
+        kind: i32 = [int32, tag = "2"];
+    }
+
+    MemberListRequest {}
+
+    MemberListResponse {
+        members: Vec<Member> = [message, repeated, tag = "2"];
+    }
+
+    Member {
+        name: String = [string, tag = "2"];
+        is_learner: bool = [bool, tag = "5"];
     }
 
     AuthenticateRequest {

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod enqueue;
 mod evict;
+mod examine;
 mod inspect;
 mod keeping;
 mod key_numbers;
@@ -47,8 +48,8 @@ use self::connection::Connection;
 use self::messages::LeaseRevokeRequest;
 use self::owner::Shared;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary, ValueWrite,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Release, StoreNotice, Summary, ValueWrite,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -152,6 +153,14 @@ impl Backend for Etcd {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         list::list(&self.shared.connection, prefix).boxed()
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        examine::examine(&self.shared.connection, name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        evict::forget(&self.shared.connection, name, evicted).await
     }
 }
 

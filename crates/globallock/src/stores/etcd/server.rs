@@ -53,6 +53,16 @@ impl Server {
         Server { channel: endpoint.connect_with_connector_lazy(way.clone()), way }
     }
 
+    /// Its host and port.
+    pub(super) fn host(&self) -> &(String, u16) {
+        &self.way.server
+    }
+
+    /// The way to it.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.way.transport
+    }
+
     /// Notes that it has answered as etcd does.
     pub(super) fn answered(&self) {
         let [last, _] = std::mem::take(&mut *self.way.heard.lock());

@@ -215,7 +215,7 @@ impl Directory {
         }
     }
 
-    fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+    pub(super) fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
         open_directory(path).map_err(|error| self.failure("cannot be opened", error))
     }
 
@@ -246,7 +246,7 @@ impl Directory {
         self.mode & widest
     }
 
-    fn is_shared(&self) -> bool {
+    pub(super) fn is_shared(&self) -> bool {
         self.mode.intersects(Mode::from_raw_mode(0o077))
     }
 
@@ -435,7 +435,7 @@ fn others_can_write(owner: u32, user: u32, rights: Mode) -> bool {
 }
 
 /// The kind of a network or user-space file system, by its number in `statfs`; `None` for a local one.
-fn network_kind(number: impl Into<i128>) -> Option<&'static str> {
+pub(super) fn network_kind(number: impl Into<i128>) -> Option<&'static str> {
     // The kernel's number has 32 bits; the width of the field differs between machines.
     Some(match number.into() & 0xffff_ffff {
         0x6969 => "NFS",

@@ -21,6 +21,7 @@ mod claim_file;
 mod container;
 mod critical_section;
 mod directory;
+mod examine;
 mod onlooker;
 mod open_files;
 mod spare;
@@ -38,8 +39,8 @@ use futures_util::stream::BoxStream;
 use tokio::time::sleep;
 
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
-    Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Grant, Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -366,6 +367,10 @@ impl Backend for File {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         self.summaries(prefix)
+    }
+
+    async fn examine(&self, _name: &Name) -> Result<Vec<Finding>> {
+        examine::findings(&self.directory)
     }
 }
 

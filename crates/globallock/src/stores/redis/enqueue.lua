@@ -5,7 +5,7 @@
 --
 -- ARGV: id, lease in ms, max hold time in ms (0: none), count/capacity:owner, and '1' (wait) or '0' (hold now
 --       or not at all) followed by the channel of the owner's connection
--- Result: see `held` and `waiting`.
+-- Result: see `held` and `waiting`. The fast path adds to `waiting` how many claims are in front.
 --         { 2 }: gone, since the claim does not wait and cannot hold now.
 --         { 3 }: the claim does not wait, and must ask again at once, because more dead claims are in the way
 --         than this call may drop.

@@ -48,7 +48,7 @@ if waits or call('EXISTS', KEYS[1]) == 0 then
         if ttl >= 0 then
           poll_in = ttl + 1 + math.min(POLL_STEP * rank, POLL_BASE + math.floor(rank / POLLERS_A_MS))
         end
-        return { WAITING, now + 1, poll_in, 0 }
+        return { WAITING, now + 1, poll_in, 0, rank + 1 }
       end
     end
   end

@@ -28,6 +28,6 @@ else
   found = type(value) == 'string' and foreign_key(value) == key
   if found then call('DEL', KEYS[1]) end
 end
-local answer = hand_over(found, now)
+-- Before the lock is handed over, perhaps to the very claim, which is then in the queue no more.
 local may_wait = not found and member == '' and call('EXISTS', KEYS[3]) == 1
-return answer + (may_wait and MAY_WAIT or 0)
+return hand_over(found, now) + (may_wait and MAY_WAIT or 0)

@@ -8,14 +8,14 @@ use super::scripts::Commands;
 
 /// What is known of a server. What it does not say is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Facts {
+pub(super) struct Facts {
     /// The version of Redis that it is, or is like.
-    version: Option<String>,
-    is_valkey: bool,
+    pub(super) version: Option<String>,
+    pub(super) is_valkey: bool,
     /// Whether it runs alone (`standalone`), or as a `cluster` node, or as a `sentinel`.
-    mode: Option<String>,
+    pub(super) mode: Option<String>,
     /// Which keys it evicts when its memory is full, if its memory is limited.
-    eviction_policy: Option<String>,
+    pub(super) eviction_policy: Option<String>,
 }
 
 /// A server that can serve.
@@ -31,17 +31,27 @@ pub(super) struct Server {
 /// # Errors
 /// When it cannot serve.
 pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Server, Failure> {
+    judge(&read(connection).await?.0)
+}
+
+/// Reads what the server says of itself, and with it INFO, if this user may read that.
+///
+/// # Errors
+/// When it is no Redis, or has not answered.
+pub(super) async fn read(
+    connection: &mut MultiplexedConnection,
+) -> Result<(Facts, Option<InfoDict>), Failure> {
     let info: RedisResult<InfoDict> = redis::cmd("INFO").query_async(connection).await;
     match info.map_err(Failure::from) {
         Ok(info) if info.get::<String>("redis_version").is_none() => {
             Err(Failure::new(Kind::FailedPrecondition, "it does not answer as Redis does: check the address"))
         }
-        Ok(info) => judge(&Facts::of_info(&info)),
+        Ok(info) => Ok((Facts::of_info(&info), Some(info))),
         // The user may lack the right to INFO, or the operator has renamed it. HELLO says which server it
         // is; that it evicts no locks is then for the operator to see to.
         Err(failure) if failure.kind == Kind::PermissionDenied || failure.is_unknown_command() => {
             let hello: Value = redis::cmd("HELLO").arg(3).query_async(connection).await?;
-            judge(&Facts::of_hello(&hello))
+            Ok((Facts::of_hello(&hello), None))
         }
         Err(failure) => Err(failure),
     }
@@ -91,7 +101,8 @@ impl Facts {
     }
 }
 
-fn judge(facts: &Facts) -> Result<Server, Failure> {
+/// Decides whether such a server can serve.
+pub(super) fn judge(facts: &Facts) -> Result<Server, Failure> {
     let refused = |reason: String| Err(Failure::new(Kind::FailedPrecondition, reason));
     let name = if facts.is_valkey { "Valkey" } else { "Redis" };
     match facts.mode.as_deref() {

@@ -23,6 +23,14 @@ pub(super) struct Failure {
     source: Option<RedisError>,
 }
 
+/// What a user has no right to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    Command,
+    Key,
+    Channel,
+}
+
 /// What is to be done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -53,6 +61,24 @@ impl Failure {
         let source = self.source.as_ref().filter(|source| source.code() == Some("ERR"));
         let detail = source.and_then(RedisError::detail).unwrap_or_default();
         detail.to_ascii_lowercase().starts_with("unknown command")
+    }
+
+    /// Whether the server refuses this to the user, or to everybody.
+    pub(super) fn is_refused(&self) -> bool {
+        self.kind == Kind::PermissionDenied || self.is_unknown_command()
+    }
+
+    /// Which right the user lacks, if the server names it.
+    pub(super) fn lacking(&self) -> Option<Lacking> {
+        let source = self.source.as_ref().filter(|source| source.code() == Some("NOPERM"))?;
+        // Every version of Redis has other words for it.
+        let detail = source.detail().unwrap_or_default();
+        match detail {
+            _ if detail.contains("channel") => Some(Lacking::Channel),
+            _ if detail.contains(" key") => Some(Lacking::Key),
+            _ if detail.contains("command") => Some(Lacking::Command),
+            _ => None,
+        }
     }
 
     /// Whether the server refused the database that the address names.

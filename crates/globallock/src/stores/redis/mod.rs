@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod evict;
+mod examine;
 mod facts;
 mod failure;
 mod hints;
@@ -41,8 +42,8 @@ use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Grant, Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -137,7 +138,8 @@ impl Redis {
                 let lease = Some(Duration::from_millis(left)).filter(|left| *left > claim.lease);
                 held(Grant { fencing_token, expires: Some(after(left)), lease, hold_ends, value: None })
             }
-            [texts::WAITING, server_ms, poll_in, foreign] => {
+            [texts::WAITING, server_ms, poll_in, foreign, ref place @ ..] => {
+                waiters.note_place(claim.id, place.first().and_then(|place| usize::try_from(*place).ok()));
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
                 waiters.set_waiting(claim.id, Clock { sent, server_ms }, poll_in, foreign > 0);
                 Ok(ClaimStatus::Waiting)
@@ -227,6 +229,10 @@ impl Backend for Redis {
         }
     }
 
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.inbox.waiters.place(claim.id)
+    }
+
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
@@ -297,6 +303,14 @@ impl Backend for Redis {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         self.summaries(prefix)
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        self.examined(name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        self.drop_remains(name, evicted).await
     }
 }
 

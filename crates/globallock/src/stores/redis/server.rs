@@ -99,7 +99,11 @@ impl Config {
     }
 
     /// Asks one sentinel where the primary is.
-    async fn ask_sentinel(&self, host: &(String, u16), sentinels: &Sentinels) -> Result<Place, Failure> {
+    pub(super) async fn ask_sentinel(
+        &self,
+        host: &(String, u16),
+        sentinels: &Sentinels,
+    ) -> Result<Place, Failure> {
         let (host, port) = host;
         let named = async {
             let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));

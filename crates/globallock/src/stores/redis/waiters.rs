@@ -33,6 +33,8 @@ struct Asked {
 #[derive(Debug, Default)]
 struct WaiterEntry {
     notify: Arc<Notify>,
+    /// How many claims were in front of it when it joined, if the server has told.
+    place: Option<usize>,
     pushed: Option<Pushed>,
     clock: Option<Clock>,
     /// When to poll the server.
@@ -141,6 +143,19 @@ impl Waiters {
         let polls_at = poll_in.map(|poll_in| now() + poll_in);
         entry.poll_at = polls_at.into_iter().chain(entry.told.map(|(_, at)| at)).min();
         entry.notify.notify_one();
+    }
+
+    /// Notes how many claims are in front of one that has just joined, if the server has told.
+    pub(super) fn note_place(&self, id: ClaimId, place: Option<usize>) {
+        let mut claims = self.claims();
+        if let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) {
+            entry.place = place.or(entry.place);
+        }
+    }
+
+    /// How many claims were in front of a waiter when it joined.
+    pub(super) fn place(&self, id: ClaimId) -> Option<usize> {
+        self.claims().get(&id)?.waiter.as_ref()?.place
     }
 
     /// Delivers a pushed grant to its waiter. Returns it if nobody here waits for it.

@@ -299,6 +299,11 @@ impl Transport {
         Transport { examined: Arc::default(), expected, ..self.clone() }
     }
 
+    /// Whether connections are encrypted.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// What to check where the server says nothing, so that it may be something else.
     #[cfg(feature = "zookeeper")]
     pub(crate) fn check(&self) -> &'static str {

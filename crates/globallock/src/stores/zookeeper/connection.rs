@@ -130,7 +130,7 @@ impl Connection {
 
     /// What a server answers to the command `srvr`, which every server answers unless it is told not to. The
     /// ports for other servers accept it and wait for more.
-    async fn state(config: &Config, host: &(String, u16)) -> Result<String, Failure> {
+    pub(super) async fn state(config: &Config, host: &(String, u16)) -> Result<String, Failure> {
         let stream = config.transport.connect(&host.0, host.1).await.map_err(Failure::unreached)?;
         let connected_in = stream.connected_in();
         let mut connection = Connection { stream, received: Vec::new(), limit: config.timeout };

@@ -11,6 +11,7 @@ mod driven;
 mod driver;
 mod enqueue;
 mod evict;
+mod examine;
 mod failure;
 mod inspect;
 mod list;
@@ -50,8 +51,8 @@ use self::renewal::renew;
 use self::sessions::Sessions;
 use self::values::Clock;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Release, StoreNotice, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -199,6 +200,14 @@ impl Backend for ZooKeeper {
             Ok(page.map(|page| (stream::iter(page.into_iter().map(Ok)), Some(walk))))
         });
         pages.try_flatten().boxed()
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        examine::examine(&self.shared, name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        examine::forget(&self.shared, name, evicted).await
     }
 }
 

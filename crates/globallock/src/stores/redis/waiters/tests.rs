@@ -289,3 +289,18 @@ fn an_evicted_claim_is_known_until_its_release_is_answered() {
     assert!(!waiters.give_up(id()));
     assert_eq!(waiters.ask(id(), true), Known::New);
 }
+
+#[test]
+fn a_waiters_place_is_that_at_which_it_joined() {
+    let waiters = Waiters::default();
+    waiters.note_place(id(), Some(3));
+    assert_eq!(waiters.place(id()), None, "it was not asked for");
+    waiters.track(id());
+    assert_eq!(waiters.place(id()), None);
+    waiters.note_place(id(), Some(3));
+    // A later answer does not tell it.
+    waiters.note_place(id(), None);
+    assert_eq!(waiters.place(id()), Some(3));
+    waiters.untrack(id());
+    assert_eq!(waiters.place(id()), None);
+}

@@ -96,6 +96,26 @@ test("locks are filtered and sorted", async () => {
   await page.context().close();
 });
 
+test("a holder that gives no sign of life is marked, and is no more when it lives again", async () => {
+  const scene = await stage();
+  const { address } = await scene.served();
+  const [well, hangs] = [scene.actors(), scene.actors()];
+  well.write("41 well well");
+  hangs.write("42 hangs hangs");
+  await well.says("held well");
+  await hangs.says("held hangs");
+  const page = await open(address);
+  await row(page, "hangs").waitFor();
+  hangs.child.kill("SIGSTOP");
+  await row(page, "hangs").getByText("stale", { exact: true }).waitFor();
+  assert.equal(await row(page, "well").locator(".mark").count(), 0);
+  hangs.child.kill("SIGCONT");
+  await row(page, "hangs").locator(".mark").waitFor({ state: "detached" });
+  assert.equal(await hangs.end(), 0);
+  page.fine();
+  await page.context().close();
+});
+
 test("the keys move, open, filter and go back, and the focus is seen", async () => {
   const scene = await stage();
   const { address } = await scene.served();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use crate::support::LIMIT;
 
@@ -29,6 +30,7 @@ impl Reply {
 pub(super) struct Connection<S = TcpStream> {
     stream: BufReader<S>,
     host: String,
+    opened: Instant,
 }
 
 impl Connection {
@@ -46,7 +48,8 @@ impl Connection {
 
 impl<S: Read + Write> Connection<S> {
     pub(super) fn over(stream: S, port: u16) -> Self {
-        Connection { stream: BufReader::new(stream), host: format!("127.0.0.1:{port}") }
+        let host = format!("127.0.0.1:{port}");
+        Connection { stream: BufReader::new(stream), host, opened: Instant::now() }
     }
 
     /// Sends a request, with these headers beside those that each has, and reads the answer.
@@ -129,11 +132,15 @@ impl<S: Read + Write> Connection<S> {
         Some(chunk)
     }
 
-    /// The next server-sent event: what it is, and its data. None at the end.
+    /// The next server-sent event: what it is, and its data. None at the end, which the server has to say.
     pub(super) fn event(&mut self) -> Option<(String, serde_json::Value)> {
         let mut text = String::new();
         while !text.ends_with("\n\n") {
-            let chunk = self.chunk().filter(|chunk| !chunk.is_empty())?;
+            assert!(self.opened.elapsed() < 3 * LIMIT, "nothing that is waited for is told");
+            let chunk = self.chunk().expect("it ends as it should");
+            if chunk.is_empty() {
+                return None;
+            }
             text += std::str::from_utf8(&chunk).unwrap();
         }
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();

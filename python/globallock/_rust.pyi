@@ -1,9 +1,10 @@
 """The Rust core. Not for users: its classes are documented where Python uses them."""
 
 import builtins
+import types
 from typing import Any, Coroutine, Generator, Generic, Optional, TypeVar, Union, final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 from .fields import EntryFields, ReasonFields, SummaryFields, ValueFields
 
@@ -38,7 +39,9 @@ class Acquisition(Generic[_T_co]):
     @property
     def is_anyones(self) -> bool: ...
 
+@disjoint_base
 class Holdings(Generic[_T]):
+    def __class_getitem__(cls, key: Any) -> types.GenericAlias: ...
     def __new__(cls) -> Self: ...
     def begin(self) -> Optional[list[Acquisition[_T]]]: ...
     def add(

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import logging
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Awaitable, Iterator, List, Optional, TypeVar, Union
+from typing import Any, Awaitable, Iterator, List, Optional, TypeVar, Union
 
 from . import _rust
 from ._rust import Acquisition, Thread, caller, this_thread

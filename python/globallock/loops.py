@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 import weakref
-from typing import Any, Callable, List, Optional, TypeVar
+from typing import Any, List, Optional, TypeVar
 
 from . import _rust
 from .greenlets import is_patched
@@ -29,8 +29,8 @@ class _Loop:
 
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
-#: That of the loop which has asked last, because there is mostly one. With a loop, what it has not taken goes.
-_latest: "Callable[[], Optional[_Loop]]" = lambda: None
+#: That of the loop which has asked last, because there is mostly one. It is not kept beyond its loop.
+_latest: "Optional[weakref.ref[_Loop]]" = None
 
 
 if hasattr(os, "register_at_fork"):
@@ -44,7 +44,7 @@ def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) ->
     What is granted is in the list ``taken`` before an exception can arise.
     """
     global _latest
-    loop, known = asyncio.get_running_loop(), _latest()
+    loop, known = asyncio.get_running_loop(), None if _latest is None else _latest()
     if known is None or known.loop() is not loop:
         known = _loops.get(loop)
         if known is None:

@@ -323,7 +323,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     def _copied(self, state: "dict[str, Any]") -> "NativeGlobalLock":
         lock: NativeGlobalLock = type(self).__new__(type(self))
         # With the connection of the original.
-        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings(), _made_request=None)
+        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
+        lock._made_request = None
         return lock
 
 

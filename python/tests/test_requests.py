@@ -6,6 +6,7 @@ import pickle
 from datetime import timedelta
 
 import pytest
+from conftest import eventually
 from globallock import GlobalLockManager, loops
 
 #: A new value of each option of a lock, and what the core is asked for then.
@@ -109,3 +110,23 @@ def test_an_answer_must_not_be_resumed_before_it_is_there(lockman, name):
             answer.close()
 
     asyncio.run(main())
+
+
+def test_a_grant_that_nobody_awaits_any_more_is_given_back_though_its_loop_has_ended(lockman, name):
+    event_loop = asyncio.new_event_loop()
+
+    async def main():
+        lock, taken = lockman.lock(name), []
+        answer = loops.outcome(lock._engine.native.acquire(lock._lock_request()), taken)
+        next(answer)
+        bridge = loops._loops[event_loop].bridge
+        # The loop does nothing meanwhile, so it has not taken the outcome, and it never will.
+        event_loop.remove_reader(bridge.fileno())
+        eventually("it is granted", lambda: [claim.held for claim in lockman.inspect(name)] == [True])
+        answer.close()
+        return bridge
+
+    bridge = event_loop.run_until_complete(main())
+    eventually("it is free", lambda: lockman.inspect(name) == [])
+    assert bridge.is_here()
+    event_loop.close()

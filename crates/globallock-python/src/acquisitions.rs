@@ -16,7 +16,7 @@ use crate::caller::caller;
 use crate::guard::Guard;
 
 /// One acquisition: who made it, and what it was granted. It was refused if that is `None`.
-#[pyclass(weakref, generic, module = "globallock._rust")]
+#[pyclass(weakref, module = "globallock._rust")]
 pub(crate) struct Acquisition {
     number: u64,
     #[pyo3(get)]

@@ -13,8 +13,8 @@ use crate::failure::{raise, seconds};
 use crate::guard;
 use crate::holds::{Names, Place};
 
-/// Which lock to acquire, and how. Times are in seconds. The kind is `mutex`, `read`, `write`, or `permits` of
-/// a semaphore.
+/// Which lock to acquire, and how. Times are in seconds. The kind is `mutex`, `read`, `write`, or `permits`
+/// of a semaphore.
 #[pyclass(frozen, module = "globallock._rust")]
 pub(crate) struct LockRequest {
     fields: Fields,

@@ -36,8 +36,8 @@ impl Request {
         Request::begun(kind, move |_| outcome)
     }
 
-    /// What takes something as soon as it is begun, such as the guard that it releases. It is told the number of
-    /// the process.
+    /// What takes something as soon as it is begun, such as the guard that it releases. It is told the number
+    /// of the process.
     pub(crate) fn begun<F>(kind: WaitKind, make: impl FnOnce(u32) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Outcome> + Send + 'static,

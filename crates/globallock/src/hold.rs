@@ -40,8 +40,8 @@ pub(crate) struct Hold {
     observers: Observers,
     /// When the lock was asked for.
     pub(crate) asked: Instant,
-    /// By whom.
-    pub(crate) asker: Asker,
+    /// By whom, if anybody wants to know.
+    pub(crate) asker: Option<Asker>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -104,9 +104,9 @@ impl Hold {
         };
         Arc::new(Hold {
             claim: Arc::new(claim),
+            asker: observers.are_curious().then(Asker::current),
             observers,
             asked,
-            asker: Asker::current(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })

@@ -68,8 +68,9 @@ impl LongWait {
 /// That is no proof of a deadlock: a guard may have been moved to another task, and a task may do several
 /// things at a time. What was granted while the claim waited is more likely held by such another thing.
 fn tell_of_own(context: &Context, hold: &Hold) {
+    let Some(asker) = hold.asker else { return };
     let is_own = |other: &Hold| {
-        other.asker == hold.asker
+        other.asker == Some(asker)
             && other.claim.name == hold.claim.name
             && other.phase() == Phase::Held
             && other.granted_at().is_some_and(|granted| granted <= hold.asked)

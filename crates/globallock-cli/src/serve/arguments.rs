@@ -52,7 +52,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     pub(crate) allow_break: bool,
 
-    /// Who is said to have broken a claim, where no name was asked for. The default is this user.
+    /// Who is said to have broken a claim, where no name was asked for. The default is this user and host.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) as_name: Option<String>,
 
@@ -83,6 +83,10 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     pub(crate) looking: Looking,
+
+    /// The socket of the system's log, for what was broken. It is no error if there is none.
+    #[arg(long, value_name = "SOCKET", default_value = "/dev/log", hide_short_help = true)]
+    pub(crate) syslog: PathBuf,
 }
 
 /// A pause that leaves the store time for others.

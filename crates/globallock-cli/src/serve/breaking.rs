@@ -1,5 +1,6 @@
 //! Taking claims out of their queues, for whoever may.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,15 +8,18 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use globallock::{EntryKey, Error, Eviction, Name, Owner, Release};
+use globallock::{Backend, EntryKey, Error, Eviction, Name, Owner, Release};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::Site;
 use super::secrets::User;
 use super::view::{answer, failed, refused};
-use crate::log;
+use super::{Serve, Site};
+use crate::break_claim;
+use crate::log::{self, Line};
+use crate::onlook::rows::ClaimRow;
 
 /// The longest body, in bytes: a name, twice, a claim and a reason, however they are escaped.
 const MOST_BODY: usize = 16 * 1024;
@@ -26,19 +30,16 @@ const BODY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Breaker {
     name: String,
-    /// How long the store may take.
+    /// How long the store may take to answer.
     limit: Duration,
+    /// The socket of the system's log.
+    syslog: PathBuf,
 }
 
 impl Breaker {
-    pub(super) fn new(name: Option<&str>, limit: Duration) -> Self {
-        let user = || {
-            let id = nix::unistd::getuid();
-            let named = std::env::var("SUDO_USER").ok();
-            let named = named.or_else(|| Some(nix::unistd::User::from_uid(id).ok()??.name));
-            named.unwrap_or_else(|| format!("user {id}"))
-        };
-        Breaker { name: name.map_or_else(user, str::to_owned), limit }
+    pub(super) fn new(serve: &Serve) -> Self {
+        let name = serve.as_name.clone().unwrap_or_else(break_claim::operator);
+        Breaker { name, limit: serve.looking.timeout, syslog: serve.syslog.clone() }
     }
 
     /// Who is said to have done it.
@@ -84,46 +85,70 @@ pub(super) async fn break_claim(State(site): State<Arc<Site>>, request: Request)
         return refused(StatusCode::SERVICE_UNAVAILABLE, "the server ends");
     };
     let by = breaker.name(&user);
-    let eviction = Eviction::new(Owner::current().with_label(by), &*order.reason);
     let key = EntryKey::new(&*order.claim);
-    // Asked once: after an answer that was lost, a second one would say that there was nothing to do.
+    let outcome = |outcome: &'static str, status, message: String| {
+        site.counts.count_broken(outcome);
+        answer(status, &json!({ "outcome": outcome, "message": message, "by": by, "claim": order.claim }))
+    };
+    let failure =
+        |error: &Error, then: &str| outcome("failed", failed(error).status(), format!("{error}; {then}"));
+    let gone = || {
+        let message = "the claim was not there any more; nothing was changed";
+        outcome("gone", StatusCode::CONFLICT, message.into())
+    };
     let backend = site.manager.backend();
-    let evicting = async {
+    let seen = breaker.limited(backend, async {
         if !backend.is_ready() {
             backend.ready().await?;
         }
-        backend.evict(&name, &key, &eviction).await
-    };
-    let done = timeout(breaker.limit, evicting).await;
-    site.watcher.hurry();
-    let done = done.unwrap_or_else(|_| {
-        let reason = format!("it has not answered within {}", humantime::format_duration(breaker.limit));
-        Err(Error::unavailable(backend.address(), reason))
+        backend.inspect(&name).await
     });
-    audit(&name, &order, by, &done);
-    let outcome = |outcome: &str, status, message: String| {
-        let by = by.to_owned();
-        answer(status, &json!({ "outcome": outcome, "message": message, "by": by, "claim": order.claim }))
+    let entry = match seen.await {
+        Ok(queue) => queue.into_iter().find(|entry| entry.key == key),
+        Err(error) => return failure(&error, "nothing was changed"),
     };
+    let Some(entry) = entry else { return gone() };
+    // Asked once: after an answer that was lost, a second one would say that there was nothing to do.
+    let eviction = Eviction::new(Owner::current().with_label(by), &*order.reason);
+    let done = breaker.limited(backend, backend.evict(&name, &key, &eviction)).await;
+    site.watcher.hurry();
+    let (line, deed) = match &done {
+        Ok(Release::NotHeld) => return gone(),
+        Ok(Release::Released) => (log::warning("broken"), break_claim::done(entry.held)),
+        Err(error) if error.is_unavailable() => (log::error("broken_unanswered"), break_claim::UNANSWERED),
+        Err(error) => return failure(error, "nothing was changed"),
+    };
+    let claim = ClaimRow::new(&entry, Duration::ZERO);
+    let text = break_claim::deed(&name, &claim, deed, (by, &order.reason), backend.address());
+    let line = line.with("lock", name.as_str()).with("claim", &*order.claim);
+    breaker.record(line.with("by", by).with("reason", &*order.reason), text).await;
     match done {
-        Ok(Release::Released) => {
-            site.counts.count_broken("broken");
-            outcome("broken", StatusCode::OK, "the claim was taken out; its owner is told".into())
-        }
-        Ok(Release::NotHeld) => {
-            site.counts.count_broken("gone");
-            outcome(
-                "gone",
-                StatusCode::CONFLICT,
-                "the claim was not there any more; nothing was changed".into(),
-            )
-        }
-        Err(error) => {
-            site.counts.count_broken("failed");
-            let unknown =
-                if error.is_unavailable() { "; the claim may be gone or not: look again" } else { "" };
-            let status = failed(&error).status();
-            outcome("failed", status, format!("{error}{unknown}"))
+        Err(error) => failure(&error, "the claim may be gone or not: look again"),
+        Ok(_) => outcome("broken", StatusCode::OK, "the claim was taken out; its owner is told".into()),
+    }
+}
+
+impl Breaker {
+    /// What the store answers, or that it does not in time.
+    async fn limited<T>(
+        &self,
+        backend: &Arc<dyn Backend>,
+        work: impl Future<Output = globallock::Result<T>>,
+    ) -> globallock::Result<T> {
+        timeout(self.limit, work).await.unwrap_or_else(|_| {
+            let reason = format!("it has not answered within {}", humantime::format_duration(self.limit));
+            Err(Error::unavailable(backend.address(), reason))
+        })
+    }
+
+    /// Writes what was done to standard error and to the system's log, which may take its time.
+    async fn record(&self, line: Line, text: String) {
+        line.say(&text);
+        let syslog = self.syslog.clone();
+        let told = spawn_blocking(move || break_claim::tell_system(&syslog, &text)).await;
+        if let Ok(Err(error)) = told {
+            let syslog = self.syslog.display();
+            log::warning("no_syslog").say(format_args!("the system log at {syslog}: {error}"));
         }
     }
 }
@@ -153,22 +178,4 @@ async fn order(request: Request<Body>) -> Result<Order, Box<Response>> {
         return refuse(StatusCode::BAD_REQUEST, "a claim has a key without spaces");
     }
     Ok(order)
-}
-
-/// Writes down who has done what, also under `--quiet`.
-fn audit(name: &Name, order: &Order, by: &str, done: &globallock::Result<Release>) {
-    let outcome = match done {
-        Ok(Release::Released) => "is broken".to_owned(),
-        Ok(Release::NotHeld) => "was not there any more".to_owned(),
-        Err(error) => format!("could not be broken: {error}"),
-    };
-    let [claim, who, reason] =
-        [&*order.claim, by, &*order.reason].map(|text| text.escape_debug().to_string());
-    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    log::error("break")
-        .with("lock", name.as_str())
-        .with("claim", &*order.claim)
-        .with("by", by)
-        .with("reason", &*order.reason)
-        .say(format_args!("the claim {claim} of {name} {outcome}; by {who}{reason}"));
 }

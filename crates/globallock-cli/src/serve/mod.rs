@@ -78,7 +78,7 @@ async fn run(serve: &Serve, manager: &LockManager) -> Result<u8, Failure> {
         manager: manager.clone(),
         watcher: Arc::clone(&watcher),
         gate: Gate::new(bound, secrets, &serve.allow_host)?,
-        breaker: serve.allow_break.then(|| Breaker::new(serve.as_name.as_deref(), serve.looking.timeout)),
+        breaker: serve.allow_break.then(|| Breaker::new(serve)),
         counts: metrics::Counts::default(),
         at_store: tokio::sync::Semaphore::new(AT_STORE),
         ending: ending.clone(),

@@ -42,7 +42,7 @@ fn a_store_that_goes_away_is_told_and_comes_back_and_its_password_is_never_shown
         (503, 503, &json!("failed")),
         "{broken:?}"
     );
-    assert!(broken.body.contains("the claim may be gone or not: look again"), "{broken:?}");
+    assert!(broken.body.contains("; nothing was changed"), "{broken:?}");
     redis.resume_after_kill().unwrap();
     while !told.last().unwrap()["news"]["failure"].is_null() {
         if let (kind, data) = page.event().unwrap()

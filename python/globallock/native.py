@@ -207,7 +207,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     ) -> "Optional[Acquisition[_rust.Guard]]":
         warn_in_a_loop(self.name)
         request = request or self._lock_request()
-        confirm(self, request)
+        if self._engine.native.holds(request) is not None:
+            confirm(self, request)
         self._begin(request)
         guard = ask(self._engine.native.acquire(request), taken)
         return None if guard is None else self._granted(guard, request)
@@ -219,7 +220,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         held = self._holdings.begin()
         if held is not None:
             self._forget_lost(held)
-        refuse_to_wait_for_oneself(self, request)
+        # Mostly nobody of this process holds the name.
+        if self._engine.native.holds(request) is not None:
+            refuse_to_wait_for_oneself(self, request)
         return request
 
     def _forget_lost(self, held: "List[Acquisition[_rust.Guard]]") -> None:

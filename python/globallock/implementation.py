@@ -158,7 +158,7 @@ class GlobalLockImplementationBase:
         if limit is not None:
             self.blocking_timeout = limit
 
-    def _refuse_to_wait(self, request: Any) -> None:
+    def _refuse_to_wait(self, request: Any, is_confirmed: bool) -> None:
         """Refuses a wait for the caller itself, which only the engines of this package find."""
 
     def _take(self, request: Any, taken: "List[Any]") -> Any:

@@ -127,10 +127,10 @@ class AllLocks(_rust.Shield):
         """What the core must acquire for one of the locks, with what is left of the common time limit."""
         return lock._request_within(None if until is None else max(0.0, until - now()))
 
-    def _refuse_to_wait(self, until: Optional[float]) -> None:
+    def _refuse_to_wait(self, until: Optional[float], is_confirmed: bool = False) -> None:
         """Refuses a wait for the caller itself before any of the locks is acquired."""
         for lock in self.locks if until is None else ():
-            lock._refuse_to_wait(self._request(lock, None))
+            lock._refuse_to_wait(self._request(lock, None), is_confirmed)
 
     # What follows is called by the core, as that of one lock.
 

@@ -17,7 +17,7 @@ from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask, refuse_eventlet
 from .lock_options import MOST_PERMITS, Times, count, kind, refuse_unknown
 from .loops import warn_in_a_loop
-from .oneself import refuse_to_wait_for_oneself
+from .oneself import confirm, refuse_to_wait_for_oneself
 from .owned import OwnedLock
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
@@ -206,7 +206,10 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         self, request: "Optional[LockRequest]", taken: "list[Any]"
     ) -> "Optional[Acquisition[_rust.Guard]]":
         warn_in_a_loop(self.name)
-        request = self._begin(request or self._lock_request())
+        request = request or self._lock_request()
+        if self._engine.native.holds(request) is not None:
+            confirm(self, request)
+        self._begin(request)
         guard = ask(self._engine.native.acquire(request), taken)
         return None if guard is None else self._granted(guard, request)
 
@@ -217,7 +220,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         held = self._holdings.begin()
         if held is not None:
             self._forget_lost(held)
-        refuse_to_wait_for_oneself(self, request)
+        # Mostly nobody of this process holds the name.
+        if self._engine.native.holds(request) is not None:
+            refuse_to_wait_for_oneself(self, request)
         return request
 
     def _forget_lost(self, held: "List[Acquisition[_rust.Guard]]") -> None:
@@ -227,7 +232,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
             if guard is not None and not guard.is_held():
                 self._forget(acquisition)
 
-    def _refuse_to_wait(self, request: LockRequest) -> None:
+    def _refuse_to_wait(self, request: LockRequest, is_confirmed: bool) -> None:
+        if not is_confirmed:
+            confirm(self, request)
         refuse_to_wait_for_oneself(self, request)
 
     def _granted(self, guard: _rust.Guard, request: LockRequest) -> "Acquisition[_rust.Guard]":

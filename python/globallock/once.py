@@ -16,6 +16,7 @@ from .deferred import context_manager_maker, is_deferred, shown, unfinished
 from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask
 from .loops import warn_in_a_loop
+from .oneself import confirm
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -203,8 +204,9 @@ class TurnBase:
         current = self._runs.current()
         return None if current is None else current.granted
 
-    def _request(self) -> "tuple[_rust.Manager, LockRequest]":
-        return self._lock._engine.native, self._lock._begin(self._lock._lock_request())
+    def _begin(self, request: LockRequest) -> _rust.Manager:
+        self._lock._begin(request)
+        return self._lock._engine.native
 
     def _begun(
         self,
@@ -280,7 +282,9 @@ class Turn(_rust.Block, TurnBase):
 
     def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
         warn_in_a_loop(self.name)
-        (native, request), every = self._request(), self._every
+        request, every = self._lock._lock_request(), self._every
+        confirm(self._lock, request)
+        native = self._begin(request)
         self._begun(frame, request, ask(native.begin(request, every), taken), taken)
 
     def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 from .acquisitions import Acquisition, Thread, caller, this_thread
 from .exceptions import NotLocked
+from .greenlets import ask
 from .lock_options import MOST_PERMITS
+from .loops import outcome
 
 if TYPE_CHECKING:
     from .native import LockRequest, NativeGlobalLock
 
-__all__ = ["refuse_to_wait_for_oneself"]
+__all__ = ["confirm", "confirm_by_task", "refuse_to_wait_for_oneself"]
 
 #: The modules whose functions call one job after the other in the threads of a pool. What a job has acquired
 #: may be released by a later job, in whichever thread that runs.
@@ -36,16 +38,8 @@ def refuse_to_wait_for_oneself(lock: NativeGlobalLock, request: LockRequest) -> 
     | was acquired by another job of this pool's thread | ends when a later job releases it |
     | all the rest | would never end: :class:`NotLocked` is raised |
     """
-    held = lock._engine.native.holds(request)
-    if held is None:
-        return
-    me = caller()
-    own = [each for each in held if _is_held_for_good(each) and _is_own(each, me)]
-    taken, capacity = _permits(request)
-    for acquisition in own:
-        more, of = _permits(acquisition.request)
-        taken, capacity = taken + more, min(capacity, of)
-    if own and taken > capacity:
+    own = _own(lock, request)
+    if own:
         of_this = lock._holdings.all()
         is_this = any(each in of_this for each in own)
         by = "this very object" if is_this else "another lock object of this name"
@@ -55,6 +49,34 @@ def refuse_to_wait_for_oneself(lock: NativeGlobalLock, request: LockRequest) -> 
             "limit the wait (blocking_timeout, blocking=False), or, if another thread or task is to release "
             "it, acquire it with thread_local=False",
         )
+
+
+def confirm(lock: NativeGlobalLock, request: LockRequest) -> None:
+    """Asks the store whether the caller still holds what it would wait for: the store may have lost it."""
+    for guard in [each.granted for each in _own(lock, request)]:
+        if guard is not None:
+            ask(guard.renew())
+
+
+async def confirm_by_task(lock: NativeGlobalLock, request: LockRequest) -> None:
+    """Does the same for asyncio."""
+    for guard in [each.granted for each in _own(lock, request)]:
+        if guard is not None:
+            await outcome(guard.renew())
+
+
+def _own(lock: NativeGlobalLock, request: LockRequest) -> "List[Acquisition[Any]]":
+    """What the caller holds, as far as is known here, that leaves no room for a request without a limit."""
+    held = lock._engine.native.holds(request)
+    if held is None:
+        return []
+    me = caller()
+    own = [each for each in held if _is_held_for_good(each) and _is_own(each, me)]
+    taken, capacity = _permits(request)
+    for acquisition in own:
+        more, of = _permits(acquisition.request)
+        taken, capacity = taken + more, min(capacity, of)
+    return own if taken > capacity else []
 
 
 def _permits(request: "Optional[LockRequest]") -> "Tuple[int, int]":

@@ -8,6 +8,7 @@ import textwrap
 import threading
 
 import pytest
+import redis
 from conftest import ends, eventually, run
 from globallock import GlobalLockManager, NotLocked
 
@@ -131,6 +132,28 @@ def test_what_ends_without_the_caller_is_waited_for(lockman, name):
             assert not lost.is_locked
     with lockman.lock(name), lockman.hold(f"{name}-2"), lockman.hold(f"{name}-3"):
         assert len(lockman.names()) == 3, "other names are no matter"
+
+
+def test_what_the_store_has_forgotten_is_asked_for_and_not_waited_for(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    client = redis.Redis.from_url(redis_server.url)
+    forgotten = lockman.lock(name)
+    assert forgotten.acquire()
+    client.delete(*client.keys(f"*{name}*"))
+    with lockman.hold(name) as lock:
+        assert lock.is_locked and not forgotten.is_locked
+
+    async def main():
+        forgotten = lockman.aio.lock(name)
+        assert await forgotten.acquire()
+        client.delete(*client.keys(f"*{name}*"))
+        async with lockman.aio.hold(name) as lock:
+            assert lock.is_locked and not forgotten.is_locked
+            client.delete(*client.keys(f"*{name}*"))
+            async with lockman.aio.lock_all([name]).hold():
+                assert not lock.is_locked
+
+    asyncio.run(main())
 
 
 def test_other_callers_wait(lockman, name):

@@ -10,6 +10,7 @@ from .. import _rust
 from ..bodies import Body, limited
 from ..loops import outcome
 from ..once import Once, Ran, TurnBase
+from ..oneself import confirm_by_task
 from .lock import AsyncLock
 from .tasks import give_back
 
@@ -122,7 +123,9 @@ class AsyncTurn(_rust.AsyncBlock, TurnBase):
     # What follows is called by the core, as that of a turn for threads.
 
     async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
-        (native, request), every = self._request(), self._every
+        request, every = self._lock._lock_request(), self._every
+        await confirm_by_task(self._lock, request)
+        native = self._begin(request)
         asked = request if self._change is None else self._change(request)
         self._begun(frame, asked, await outcome(native.begin(asked, every), taken), taken)
 

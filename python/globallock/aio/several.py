@@ -8,6 +8,7 @@ from typing import Any, List, Optional
 
 from ..acquisitions import Acquisition
 from ..kinds import AllLocks, Taken, keep_nobody_out
+from ..oneself import confirm_by_task
 from .tasks import Held, give_back, take
 
 __all__ = ["AsyncAllLocks"]
@@ -59,7 +60,9 @@ class AsyncAllLocks(Held):
         several: Taken = []
         self.sync._holdings.begin()
         until = self.sync._until()
-        self.sync._refuse_to_wait(until)
+        for lock in self.sync.locks if until is None else ():
+            await confirm_by_task(lock, self.sync._request(lock, None))
+        self.sync._refuse_to_wait(until, is_confirmed=True)
         for lock in self.sync.locks:
             acquisition = await take(lock, taken, self.sync._request(lock, until))
             if acquisition is None:

@@ -14,6 +14,7 @@ from ..acquisitions import Acquisition
 from ..bodies import Ending
 from ..exceptions import InvalidOption
 from ..loops import outcome
+from ..oneself import confirm_by_task
 
 if TYPE_CHECKING:
     from ..engine import LockRequest
@@ -26,7 +27,10 @@ async def take(
     lock: NativeGlobalLock, taken: "List[Any]", request: "Optional[LockRequest]" = None
 ) -> "Optional[Acquisition[_rust.Guard]]":
     """Acquires a lock for the running task; ``None`` if it was not granted in time."""
-    asked = lock._begin(request or lock._lock_request())
+    asked = request or lock._lock_request()
+    if lock._engine.native.holds(asked) is not None:
+        await confirm_by_task(lock, asked)
+    lock._begin(asked)
     guard = await outcome(lock._engine.native.acquire(asked), taken)
     return None if guard is None else lock._granted(guard, asked)
 

@@ -49,7 +49,7 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	# More threads than processors: the tests wait far more than they compute.
 	RUST_TEST_THREADS=4 $(PART) "tests" bash scripts/tests.sh --locked --workspace --all-targets --no-fail-fast
-	$(PART) "page" sh scripts/page.sh
+	$(PART) "page" env BUILT=yes sh scripts/page.sh
 	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
 	$(PART) "schedules" $(MAKE) schedules
 	# The same faults in the same order every time. `make faults` without a seed finds others.
@@ -68,7 +68,7 @@ alone: ## Check the library with no store, and with each store or other feature 
 			cargo check --locked -p globallock --no-default-features --features $$feature; done
 
 page: tools ## Test the page of `globallock serve` in headless Chromium (PICTURES=docs/pictures renews those).
-	PICTURES=$(PICTURES) sh scripts/page.sh
+	BUILT=$(BUILT) PICTURES=$(PICTURES) sh scripts/page.sh
 
 python: ## Check the Python package, and test its wheel in every CPython that is installed.
 	sh scripts/python.sh lint

@@ -17,7 +17,10 @@ PAGE_BROWSER=$(command -v chromium || command -v chromium-browser || command -v 
     exit 1
 }
 export PAGE_TOOLS PAGE_PROGRAMS PAGE_PICTURES PAGE_BROWSER
-cargo build --locked -p globallock-cli --bins --example actors
+packages="-p globallock-cli"
+[ -z "${BUILT:-}" ] || packages=--workspace
+# After all of the workspace was built (BUILT), what is built together has the same features, and is there.
+cargo build --locked $packages --bin globallock --example actors
 node --test --test-concurrency=2 crates/globallock-cli/tests/page/*.test.mjs
 for picture in $(grep -oh 'pictures/serve-[a-z0-9-]*\.png' docs/*.md | sort -u); do
     [ -z "${PICTURES:-}" ] || { mkdir -p "$PICTURES" && cp "$PAGE_PICTURES/${picture##*/}" "$PICTURES"; }

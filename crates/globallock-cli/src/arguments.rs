@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Command, CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
 use crate::break_claim::{self, Break};
@@ -60,6 +60,17 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
             verb
         }
     })
+}
+
+/// The arguments of these words, the first of them the program's name, if they are a `run` that is understood.
+///
+/// A run is started by cron and by scripts, thousands of times, and need not wait until all other verbs are
+/// defined. Whatever else the words are, [`command`] says.
+pub(crate) fn run_alone(words: impl IntoIterator<Item = OsString>) -> Option<(Run, ArgMatches)> {
+    let words: Vec<OsString> = words.into_iter().skip(1).collect();
+    words.first().filter(|verb| *verb == "run")?;
+    let matches = Run::augment_args(Command::new("run")).try_get_matches_from(words).ok()?;
+    Some((Run::from_arg_matches(&matches).ok()?, matches))
 }
 
 /// The names of the verbs.
@@ -439,8 +450,12 @@ mod tests {
         ) {
             let verb = runs.then(|| OsString::from("run"));
             let all = std::iter::once(OsString::from("globallock")).chain(verb).chain(words);
+            let all: Vec<OsString> = all.collect();
+            let alone = run_alone(all.clone());
+            prop_assert!(!runs || alone.is_some() == Arguments::try_parse_from(all.clone()).is_ok());
             match Arguments::try_parse_from(all) {
                 Ok(Arguments { verb: Verb::Run(run) }) => {
+                    prop_assert_eq!(format!("{:?}", alone.map(|(run, _)| run)), format!("{:?}", Some(&run)));
                     prop_assert!(!run.command.is_empty());
                     let permits = run.lock.permits;
                     prop_assert!(permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));

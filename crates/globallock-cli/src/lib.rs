@@ -54,6 +54,9 @@ use arguments::{Arguments, Verb};
 /// the lock is printed on standard error.
 #[must_use]
 pub fn main(schemes: &Schemes) -> ExitCode {
+    if let Some((run, matches)) = arguments::run_alone(std::env::args_os()) {
+        return run::main(schemes, &run, Sources::of(&matches));
+    }
     let command = arguments::command(schemes);
     let matches = command.clone().try_get_matches();
     let parsed = matches.and_then(|matches| Ok((Arguments::from_arg_matches(&matches)?, matches)));

@@ -62,7 +62,8 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
     })
 }
 
-/// The arguments of these words, the first of them the program's name, if they are a `run` that is understood.
+/// The arguments of these words, of which the first is the program's name, if they are a `run` that is
+/// understood.
 ///
 /// A run is started by cron and by scripts, thousands of times, and need not wait until all other verbs are
 /// defined. Whatever else the words are, [`command`] says.

@@ -89,8 +89,9 @@ mod linux {
     pub(super) fn watch() -> Result<()> {
         let mut timer = File::from(timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC)?);
         let thread = thread::Builder::new().name("globallock-wake".to_owned()).stack_size(STACK);
+        // Before the thread runs, which may take so long on a busy host that a suspension comes in between.
+        let mut known = notice();
         thread.spawn(move || {
-            let mut known = notice();
             while set(&timer).is_ok() {
                 // After the timer was set, because nobody would tell of a suspension from before that.
                 let suspended = notice();

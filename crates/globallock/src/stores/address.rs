@@ -230,7 +230,7 @@ pub(crate) fn without_secret(text: &str) -> String {
 }
 
 /// A host and a port, as in an address.
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

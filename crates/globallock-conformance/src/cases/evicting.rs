@@ -199,6 +199,25 @@ async fn of_two_operators_at_once_one_evicts_the_claim_and_its_owner_is_told_by_
     context.until_empty(&first).await;
 }
 
+/// What a claim's eviction and the release of the lock say that are begun at about the same moment: one or
+/// the other a little earlier, by the round.
+async fn evicted_and_released(
+    context: &Context,
+    (operator, key): (&LockManager, &EntryKey),
+    guard: Guard,
+    round: u32,
+) -> (Release, Release) {
+    let evict = async {
+        tokio::time::sleep(STEP * (round % 3)).await;
+        operator.evict(context.name(), key, "late").await.unwrap()
+    };
+    let release = async {
+        tokio::time::sleep(STEP * (round / 3 % 3)).await;
+        guard.release().await.unwrap()
+    };
+    tokio::join!(evict, release)
+}
+
 async fn a_claim_that_is_released_meanwhile_is_evicted_or_released_and_the_next_is_not_hit(context: Context) {
     let [holder, waiter, operator] = context.managers().await;
     let mut evicted = 0;
@@ -208,15 +227,7 @@ async fn a_claim_that_is_released_meanwhile_is_evicted_or_released_and_the_next_
         let waiting = tokio::spawn(async move { next.acquire().await });
         context.until(&operator, 1, 1).await;
         let key = seen(&context, &operator, 0).await.key;
-        let evict = async {
-            tokio::time::sleep(STEP * (round % 3)).await;
-            operator.evict(context.name(), &key, "late").await.unwrap()
-        };
-        let release = async {
-            tokio::time::sleep(STEP * (round / 3 % 3)).await;
-            guard.release().await.unwrap()
-        };
-        let outcome = tokio::join!(evict, release);
+        let outcome = evicted_and_released(&context, (&operator, &key), guard, round).await;
         let exactly_one = [(Release::Released, Release::NotHeld), (Release::NotHeld, Release::Released)];
         assert!(exactly_one.contains(&outcome), "{outcome:?}");
         evicted += u32::from(outcome.0 == Release::Released);
@@ -236,16 +247,9 @@ async fn a_waiter_that_is_granted_meanwhile_is_evicted_once(context: Context) {
         let guard = context.lock(&holder).acquire().await.unwrap();
         let waiting = context.queued(context.lock(&waiter), 1, 1).await;
         let key = seen(&context, &operator, 1).await.key;
-        let evict = async {
-            tokio::time::sleep(STEP * (round % 3)).await;
-            operator.evict(context.name(), &key, "late").await.unwrap()
-        };
-        let release = async {
-            tokio::time::sleep(STEP * (round / 3 % 3)).await;
-            guard.release().await.unwrap()
-        };
         // The waiter stays until it is evicted, whether it is granted the lock before that or not.
-        assert_eq!(tokio::join!(evict, release), (Release::Released, Release::Released));
+        let outcome = evicted_and_released(&context, (&operator, &key), guard, round).await;
+        assert_eq!(outcome, (Release::Released, Release::Released));
         match waiting.await.unwrap() {
             Ok(granted) => {
                 held += 1;

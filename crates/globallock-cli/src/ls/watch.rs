@@ -101,7 +101,7 @@ fn changes(
     let mut before = std::mem::take(known);
     let mut changes = Vec::new();
     for lock in found {
-        let (name, timeless) = (lock.name.clone(), timeless(&lock));
+        let (name, timeless) = (lock.name.clone(), lock.timeless());
         match before.remove(&name) {
             None => changes.push((What::Listed, name.clone(), Some(lock))),
             Some(before) if before != timeless => changes.push((What::Changed, name.clone(), Some(lock))),
@@ -117,16 +117,6 @@ fn changes(
     }
     changes.sort_by(|one, other| one.1.cmp(&other.1));
     changes
-}
-
-/// A lock without what changes with the time alone.
-fn timeless(row: &LockRow) -> LockRow {
-    let mut row = row.clone();
-    row.oldest_wait_seconds = None;
-    if let Some(holder) = &mut row.holder {
-        (holder.age_seconds, holder.lease_left_seconds) = (None, None);
-    }
-    row
 }
 
 impl ChangeRow {

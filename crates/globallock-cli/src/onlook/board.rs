@@ -87,21 +87,12 @@ impl Signs {
     }
 }
 
-/// Which locks a look has found otherwise than the one before.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
-    /// Those that are new, or have other holders, waiters or signs of life.
-    pub(crate) changed: Vec<String>,
-    /// Those that have no claims any more.
-    pub(crate) removed: Vec<String>,
-}
-
 impl Board {
     /// Looks at all names that begin with `prefix`.
     ///
     /// # Cancel safety
     /// The board is as it was before.
-    pub(crate) async fn look(&mut self, manager: &LockManager, prefix: &str) -> Changes {
+    pub(crate) async fn look(&mut self, manager: &LockManager, prefix: &str) {
         self.without_signs = !has_signs(manager);
         let (mut found, mut failure) = (Vec::new(), None);
         let mut list = manager.list(prefix);
@@ -111,11 +102,10 @@ impl Board {
                 Err(error) => failure = Some(error),
             }
         }
-        self.take(found, failure, Instant::now())
+        self.take(found, failure, Instant::now());
     }
 
-    fn take(&mut self, found: Vec<Summary>, failure: Option<Error>, now: Instant) -> Changes {
-        let mut changes = Changes::default();
+    fn take(&mut self, found: Vec<Summary>, failure: Option<Error>, now: Instant) {
         let mut before = std::mem::take(&mut self.locks);
         for summary in found {
             let name = summary.name.as_str().to_owned();
@@ -123,24 +113,15 @@ impl Board {
             let before = known.as_ref().and_then(|known| known.signs.as_ref());
             let holder = summary.holder.as_ref().filter(|_| !self.without_signs);
             let signs = holder.and_then(|holder| Signs::next(before, holder, now));
-            let is_new = known.is_none_or(|known| {
-                let since = |signs: &Option<Signs>| signs.as_ref().map(|signs| signs.since);
-                !is_like(&known.summary, &summary) || since(&known.signs) != since(&signs)
-            });
-            if is_new {
-                changes.changed.push(name.clone());
-            }
             self.locks.insert(name, Seen { summary, at: now, signs });
         }
         if failure.is_none() {
             self.complete = Some(now);
-            changes.removed.extend(before.into_keys());
         } else {
             // A list with a gap says nothing of the names that are not in it.
             self.locks.extend(before);
         }
         self.failure = failure;
-        changes
     }
 
     /// Why the last look told nothing, or not all.
@@ -186,19 +167,6 @@ impl Seen {
     }
 }
 
-/// Whether both say the same but for the time that has passed.
-fn is_like(one: &Summary, other: &Summary) -> bool {
-    let timeless = |summary: &Summary| {
-        let mut summary = summary.clone();
-        (summary.oldest, summary.oldest_wait) = (None, None);
-        if let Some(holder) = &mut summary.holder {
-            (holder.age, holder.expires_in) = (None, None);
-        }
-        summary
-    };
-    timeless(one) == timeless(other)
-}
-
 #[cfg(test)]
 mod tests {
     use globallock::backend::ClaimId;
@@ -213,22 +181,23 @@ mod tests {
         Summary::of(&Name::new(name).unwrap(), &[entry]).unwrap()
     }
 
-    fn changes(changed: &[&str], removed: &[&str]) -> Changes {
-        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Changes { changed: of(changed), removed: of(removed) }
+    fn names(board: &Board) -> Vec<String> {
+        board.rows().map(|row| row.name).collect()
     }
 
     #[test]
-    fn a_look_tells_what_has_changed_and_a_failed_one_forgets_nothing() {
+    fn a_look_tells_what_there_is_and_a_failed_one_forgets_nothing() {
         let mut board = Board::default();
         let now = Instant::now();
-        assert_eq!(
-            board.take(vec![held("a", 1, None), held("b", 2, None)], None, now),
-            changes(&["a", "b"], &[])
-        );
-        assert_eq!(board.take(vec![held("b", 3, None)], Some(Error::Closed), now), changes(&["b"], &[]));
-        assert!(board.failure().is_some() && board.rows().count() == 2);
-        assert_eq!(board.take(vec![held("b", 3, None)], None, now), changes(&[], &["a"]));
+        board.take(vec![held("a", 1, None), held("b", 2, None)], None, now);
+        assert_eq!(names(&board), ["a", "b"]);
+        let claim = |board: &Board| board.row("b").unwrap().holder.unwrap().claim;
+        let before = claim(&board);
+        board.take(vec![held("b", 3, None)], Some(Error::Closed), now);
+        assert_eq!(names(&board), ["a", "b"]);
+        assert!(board.failure().is_some() && claim(&board) != before, "what it told counts");
+        board.take(vec![held("b", 3, None)], None, now);
+        assert_eq!(names(&board), ["b"]);
         assert!(board.failure().is_none() && board.age().is_some());
         assert_eq!(board.row("b").unwrap().holders, 1);
         assert!(board.row("a").is_none());
@@ -271,17 +240,5 @@ mod tests {
             }
             assert_eq!(signs.unwrap().known_in(begun), None, "{lease}");
         }
-    }
-
-    #[test]
-    fn a_renewal_is_a_change_and_the_time_alone_is_none() {
-        let mut board = Board::default();
-        let begun = Instant::now();
-        let mut look = |second, left| {
-            board.take(vec![held("a", 1, Some(left))], None, begun + Duration::from_secs(second))
-        };
-        assert_eq!(look(0, 10), changes(&["a"], &[]));
-        assert_eq!(look(2, 8), changes(&[], &[]));
-        assert_eq!(look(3, 10), changes(&["a"], &[]));
     }
 }

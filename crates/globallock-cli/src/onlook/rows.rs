@@ -164,6 +164,18 @@ impl LockRow {
     }
 }
 
+impl LockRow {
+    /// The lock without what changes with the time alone.
+    pub(crate) fn timeless(&self) -> Self {
+        let mut row = self.clone();
+        row.oldest_wait_seconds = None;
+        if let Some(holder) = &mut row.holder {
+            (holder.age_seconds, holder.lease_left_seconds) = (None, None);
+        }
+        row
+    }
+}
+
 impl From<&Wait> for WaitRow {
     fn from(wait: &Wait) -> Self {
         WaitRow {

@@ -264,25 +264,20 @@ impl Totals {
 /// Whether nothing has happened to a lock but that this many seconds have passed, and that its lease was
 /// lengthened.
 fn is_same(before: &LockRow, after: &LockRow, passed: f64) -> bool {
-    let timeless = |row: &LockRow| {
-        let mut row = row.clone();
-        row.oldest_wait_seconds = None;
-        if let Some(holder) = &mut row.holder {
-            holder.age_seconds = None;
-            holder.lease_left_seconds = holder.lease_left_seconds.map(|_| 0.0);
-        }
-        row
-    };
     // When the oldest waiter goes and another comes, there are as many as before.
     let is_same_wait = match (before.oldest_wait_seconds, after.oldest_wait_seconds) {
         (Some(before), Some(after)) => (before + passed - after).abs() <= TOLERANCE,
         (before, after) => before.is_none() && after.is_none(),
     };
-    is_same_wait && timeless(before) == timeless(after)
+    let has_lease = left(before).is_some() == left(after).is_some();
+    is_same_wait && has_lease && before.timeless() == after.timeless()
+}
+
+fn left(row: &LockRow) -> Option<f64> {
+    row.holder.as_ref().and_then(|holder| holder.lease_left_seconds)
 }
 
 fn is_lengthened(before: &LockRow, after: &LockRow, passed: f64) -> bool {
-    let left = |row: &LockRow| row.holder.as_ref().and_then(|holder| holder.lease_left_seconds);
     match (left(before), left(after)) {
         (Some(before), Some(after)) => after > (before - passed).max(0.0) + TOLERANCE,
         _ => false,

@@ -31,6 +31,7 @@ mod nested;
 mod onlook;
 mod pages;
 mod processes;
+mod random;
 mod run;
 mod serve;
 mod signals;

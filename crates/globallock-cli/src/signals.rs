@@ -4,6 +4,8 @@ use std::io::Result;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// The signals that the front hands on.
 const HANDED_ON: [Signal; 12] = [
@@ -37,6 +39,44 @@ pub(crate) fn requests_to_end() -> impl Iterator<Item = Signal> {
     HANDED_ON
         .into_iter()
         .filter(move |signal| asks_to_end(*signal) && ignored >> (*signal as u32 - 1) & 1 == 0)
+}
+
+/// Tells of each request to end as it comes, from now on. To be called in a runtime.
+pub(crate) fn tell_requests(tell: impl Fn(Signal) + Clone + Send + 'static) -> Result<()> {
+    for signal in requests_to_end() {
+        let (mut received, tell) = (unix::signal(SignalKind::from_raw(signal as i32))?, tell.clone());
+        tokio::spawn(async move {
+            while received.recv().await.is_some() {
+                tell(signal);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The requests to end, as they come.
+pub(crate) struct Requests(UnboundedReceiver<Signal>);
+
+impl Requests {
+    /// Begins to listen. To be called in a runtime.
+    pub(crate) fn listen() -> Result<Self> {
+        let (sender, receiver) = unbounded_channel();
+        tell_requests(move |signal| {
+            let _ = sender.send(signal);
+        })?;
+        Ok(Requests(receiver))
+    }
+
+    /// Waits for the next request, for ever if this program was started to ignore all of them.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn next(&mut self) -> Signal {
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The signals of this process while it runs a command.

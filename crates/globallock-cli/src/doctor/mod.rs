@@ -7,23 +7,19 @@ mod report;
 mod trial;
 mod witness;
 
-use std::fs::File;
-use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use globallock::{Backend, Error, Finding, LockManager, ManagerOptions, Name, Options, Schemes};
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::address::{self, Sources};
 use crate::arguments::{Store, Verbosity, time};
 use crate::exit::{self, Failure};
-use crate::signals;
+use crate::random;
+use crate::signals::Requests;
 use report::{Output, Report};
 use trial::{Progress, Trial};
 use witness::Witness;
@@ -108,10 +104,7 @@ fn examined(schemes: &Schemes, arguments: &Doctor, sources: Sources) -> Result<u
 
 /// A name that nobody uses, below a prefix.
 fn trial_name(prefix: &str) -> Result<Name, Failure> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let random: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Name::new(format!("{prefix}{random}"))?)
+    Ok(Name::new(format!("{prefix}{}", random::digits::<16>()?))?)
 }
 
 /// Examines the store until it is done, it has taken too long, or a signal comes; and gives back what it has
@@ -123,7 +116,7 @@ async fn examine(
     limit: Duration,
     mut report: Report,
 ) -> Result<u8, Failure> {
-    let mut signals = listen()?;
+    let mut requests = Requests::listen()?;
     let witness = || Ok::<_, Error>(Arc::new(Witness::new(schemes.open(url)?)));
     let manager = |store: &Arc<Witness>| {
         let locks = Options::new().lease(LEASE).wait(limit).store_timeout(LEASE);
@@ -150,7 +143,7 @@ async fn examine(
     // What is dropped in the middle releases its locks in the background.
     let worked = tokio::select! {
         biased;
-        signal = signals.recv() => Err(signal),
+        signal = requests.next() => Err(signal),
         worked = timeout(limit, work) => Ok(worked),
     };
     let signal = match worked {
@@ -164,7 +157,7 @@ async fn examine(
             report.say(&Finding::bad("time", text).remedy(remedy))?;
             None
         }
-        Err(signal) => signal,
+        Err(signal) => Some(signal),
     };
     let closed = timeout(CLOSE_LIMIT, async { tokio::join!(first.close(), second.close()) }).await.is_ok();
     if progress.has_asked.get() {
@@ -175,18 +168,4 @@ async fn examine(
         Some(signal) => Ok(exit::of_signal(signal as i32)),
         None => report.end(first.backend().address()),
     }
-}
-
-/// The signals that ask this program to end, as they come.
-fn listen() -> Result<UnboundedReceiver<Signal>, Failure> {
-    let (sender, receiver) = unbounded_channel();
-    for signal in signals::requests_to_end() {
-        let (mut received, sender) = (unix::signal(SignalKind::from_raw(signal as i32))?, sender.clone());
-        tokio::spawn(async move {
-            while received.recv().await.is_some() {
-                let _ = sender.send(signal);
-            }
-        });
-    }
-    Ok(receiver)
 }

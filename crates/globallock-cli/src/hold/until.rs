@@ -11,8 +11,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
-use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::arguments::Lasts;
 use crate::exit::Failure;
@@ -102,9 +101,9 @@ impl Until {
                 let _ = later.send(Why::ProcessEnded);
             })?;
         }
-        for signal in signals::requests_to_end() {
-            forward(signal, later.clone())?;
-        }
+        signals::tell_requests(move |signal| {
+            let _ = later.send(Why::Signal(signal));
+        })?;
         Ok(Ends { ends })
     }
 }
@@ -146,16 +145,6 @@ impl Ends {
             None => std::future::pending().await,
         }
     }
-}
-
-fn forward(signal: Signal, to: UnboundedSender<Why>) -> Result<()> {
-    let mut received = unix::signal(SignalKind::from_raw(signal as i32))?;
-    tokio::spawn(async move {
-        while received.recv().await.is_some() {
-            let _ = to.send(Why::Signal(signal));
-        }
-    });
-    Ok(())
 }
 
 fn standard_input() -> std::result::Result<File, Failure> {

@@ -1,6 +1,5 @@
 //! Which requests are answered at all: from whom, for which host, and from which page.
 
-use std::io::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::files;
 use super::secrets::{Secrets, User};
 use super::view::refused;
 use crate::exit::Failure;
+use crate::random;
 
 /// The header that a page of this server sends with what changes something. Other sites' pages cannot read
 /// the token that it has, and may not send the header either.
@@ -42,9 +42,7 @@ impl Gate {
         secrets: Option<Secrets>,
         hosts: &[String],
     ) -> Result<Self, Failure> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| Failure::System(Error::other(error.to_string())))?;
-        let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = random::digits::<32>()?;
         let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Ok(Gate { is_local: bound.ip().to_canonical().is_loopback(), secrets, hosts, token })
     }

@@ -22,17 +22,16 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::future::select_all;
 use globallock::{LockManager, Schemes};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 pub(crate) use arguments::{ABOUT, EXAMPLES, Serve};
 
 use crate::address::Sources;
 use crate::exit::Failure;
-use crate::{log, signals};
+use crate::log;
+use crate::signals::Requests;
 
 use breaking::Breaker;
 use gate::Gate;
@@ -83,10 +82,7 @@ async fn run(serve: &Serve, manager: &LockManager) -> Result<u8, Failure> {
         at_store: tokio::sync::Semaphore::new(AT_STORE),
         ending: ending.clone(),
     });
-    let mut asked: Vec<_> = Vec::new();
-    for request in signals::requests_to_end() {
-        asked.push(signal(SignalKind::from_raw(request as i32))?);
-    }
+    let mut requests = Requests::listen()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if serve.allow_break && is_open {
         log::warning("open").say(
@@ -98,11 +94,7 @@ async fn run(serve: &Serve, manager: &LockManager) -> Result<u8, Failure> {
     let _ = writeln!(std::io::stdout(), "{scheme}://{bound}/");
     let looking = tokio::spawn(async move { watcher.keep_looking().await });
     let serving = tokio::spawn(Listener::new(socket, tls, ending).serve(api::router(site)));
-    let asked = asked.iter_mut().map(|signal| Box::pin(signal.recv()));
-    if asked.len() == 0 {
-        std::future::pending::<()>().await;
-    }
-    select_all(asked).await;
+    requests.next().await;
     end.send_replace(true);
     let _ = serving.await;
     looking.abort();

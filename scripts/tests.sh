@@ -8,6 +8,9 @@ cargo test "$@" 2>&1 | tee "$said"
 status=$?
 if [ $status -ne 0 ]; then
     echo "failed tests:"
-    grep -E '^test .* \.\.\. FAILED$|panicked at ' "$said" | tail -n 40
+    grep -E '^test .* \.\.\. FAILED$' "$said" | tail -n 20
+    # What each says, without the stack.
+    awk '/panicked at /{ left = 12 } /^stack backtrace:|^note: /{ left = 0 } NF && left-- > 0' "$said" |
+        cut -c 1-400 | tail -n 60
 fi
 exit $status

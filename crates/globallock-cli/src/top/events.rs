@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::pin::Pin;
-use std::time::Duration;
 
 use futures_util::future::{Fuse, FutureExt};
 use globallock::backend::Instant;
@@ -21,9 +20,6 @@ use crate::exit::Failure;
 use crate::log;
 use crate::onlook::board::Board;
 use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
-
-/// How long the rest of a key may take to come, such as over a slow network.
-const REST_OF_KEY: Duration = Duration::from_millis(100);
 
 /// What the store has said.
 enum Answer {
@@ -175,14 +171,12 @@ async fn show(asked: &mut Asked<'_>, arguments: &Top, signals: &SigSet) -> Resul
         }
         let is_drawn = screen.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
         let pause = app.wakes(Instant::now()).map(|at| at.saturating_duration_since(Instant::now()));
-        let rest = events.keys.is_unfinished();
         let event = tokio::select! {
             event = events.next() => event?,
             answer = asked.next() => {
                 take(&mut app, asked, answer)?;
                 continue;
             }
-            () = sleep(REST_OF_KEY), if rest => Event::Keys(events.keys.finish()),
             () = screen.idle(), if !is_drawn => continue,
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => continue,
         };

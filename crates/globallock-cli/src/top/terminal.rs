@@ -16,6 +16,7 @@ use nix::unistd::{Pid, read};
 use ratatui::backend::CrosstermBackend;
 use ratatui::{Frame, Terminal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
 
 use super::keys::{Key, Keys};
 use super::output::Output;
@@ -25,6 +26,8 @@ use crate::signals;
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?2004h\x1b[?25l\x1b[H\x1b[2J";
 const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1049l";
 
+/// How long the rest of a key may take to come, such as over a slow network.
+const REST_OF_KEY: Duration = Duration::from_millis(100);
 /// How long a terminal that takes nothing is waited for when it is given back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -104,7 +107,9 @@ pub(super) struct Events {
     next: Sender<()>,
     come: UnboundedReceiver<Result<Come>>,
     is_asked: bool,
-    pub(super) keys: Keys,
+    keys: Keys,
+    /// When the bytes of an unfinished key count as all of it.
+    rest_due: Option<Instant>,
 }
 
 /// What a read has brought.
@@ -194,7 +199,7 @@ impl Events {
         std::thread::Builder::new()
             .name("terminal".to_owned())
             .spawn(move || while asked.recv().is_ok() && sender.send(read_one(&signals)).is_ok() {})?;
-        Ok(Events { next, come, is_asked: false, keys: Keys::default() })
+        Ok(Events { next, come, is_asked: false, keys: Keys::default(), rest_due: None })
     }
 
     /// Waits for the next event.
@@ -206,10 +211,22 @@ impl Events {
             if !std::mem::replace(&mut self.is_asked, true) {
                 self.next.send(()).map_err(Error::other)?;
             }
-            let come = self.come.recv().await;
+            let come = tokio::select! {
+                biased;
+                come = self.come.recv() => come,
+                // By the moment of the last byte: everything else that happens begins a new wait here.
+                () = sleep_until(self.rest_due.unwrap_or_else(Instant::now)), if self.rest_due.is_some() => {
+                    self.rest_due = None;
+                    return Ok(Event::Keys(self.keys.finish()));
+                }
+            };
             self.is_asked = false;
             let event = match come.ok_or_else(|| Error::other("the keyboard is not read any more"))?? {
-                Come::Bytes(bytes) => Some(Event::Keys(self.keys.feed(&bytes))),
+                Come::Bytes(bytes) => {
+                    let keys = self.keys.feed(&bytes);
+                    self.rest_due = self.keys.is_unfinished().then(|| Instant::now() + REST_OF_KEY);
+                    Some(Event::Keys(keys))
+                }
                 Come::Signal(signal) => event_of(signal),
                 // Nobody told this process, because it ignores that signal.
                 Come::HungUp => Some(Event::End(Signal::SIGHUP)),

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use globallock::ManagerOptions;
@@ -12,7 +14,7 @@ use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 
 use super::window::Window;
-use crate::support::{LIMIT, Running, TestStore, eventually};
+use crate::support::{LIMIT, Running, TestStore, eventually, kill};
 
 /// Starts a run that holds a lock until it is told to end.
 fn holds(store: &TestStore, url: &str, label: &str, name: &str) -> Running {
@@ -55,12 +57,14 @@ fn appears_changes_hands_and_is_broken(url: &str) {
     });
     // Back in the table, it changes hands.
     window.keys(&["Escape"]);
+    window.until_not("holds mutex");
     window.until_it(|screen| screen.contains("1 held, 0 waited for") && screen.contains(" second (pid "));
     drop(second);
     window.until("Nobody holds a lock, and nobody waits for one.");
     window.keys(&["q"]);
     // What was broken stays on the screen, and in the system's log.
-    let screen = window.prompt().replace('\n', "");
+    window.prompt();
+    let screen = window.unwrapped();
     log.set_read_timeout(Some(LIMIT)).unwrap();
     let mut bytes = [0; 1000];
     let length = log.recv(&mut bytes).unwrap();
@@ -122,6 +126,36 @@ fn names_are_found_and_the_screen_may_have_any_size() {
     drop(held);
     window.text(" ");
     window.until("Nobody holds a lock whose name begins with a/, and nobody waits for one.");
+}
+
+#[test]
+fn escape_is_a_key_also_while_much_else_happens() {
+    let store = TestStore::new();
+    let run = holds(&store, &store.url(), "x", "job");
+    run.says("ready");
+    let window = Window::open(&store, 80, 24);
+    window.line("$TOP");
+    window.until("1 held, 0 waited for");
+    window.keys(&["Enter"]);
+    window.until("1 holder, 0 waiters");
+    let child = window.child();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Far more often than what is waited for the rest of a key.
+        let storm = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(kill("WINCH", &child));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            window.keys(&["Escape"]);
+            window.until_not("1 holder, 0 waiters")
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        storm.join().unwrap();
+        closed.unwrap();
+    });
 }
 
 #[test]

@@ -73,6 +73,11 @@ impl<'a> Window<'a> {
         self.asks(&["capture-pane", "-p"])
     }
 
+    /// What is on the screen, each line of the shell as it was written, however long.
+    pub(super) fn unwrapped(&self) -> String {
+        self.asks(&["capture-pane", "-pJ"])
+    }
+
     /// Waits until the screen is as it should be, and returns it.
     pub(super) fn until_it(&self, is_right: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + LIMIT;

@@ -5,6 +5,7 @@ mod contract;
 mod crash;
 mod deadlocks;
 mod evicting;
+mod examining;
 mod exclusion;
 mod fencing;
 mod fifo;
@@ -158,6 +159,7 @@ pub fn cases() -> Vec<Case> {
         crash::cases(),
         deadlocks::cases(),
         evicting::cases(),
+        examining::cases(),
         exclusion::cases(),
         blocking::cases(),
         fencing::cases(),

@@ -19,37 +19,44 @@ pub(super) fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Measures round trips, one after the other, and says how long they take. `of` is what is asked for.
+/// Measures round trips, one after the other, and says how long they take. `of` is what is asked for. A
+/// single request that fails among others is worth a note, because a lock asks again too.
 ///
 /// # Errors
-/// As the first request that fails.
+/// As the second request that fails.
 pub(super) async fn round_trips<E, F>(of: &str, mut ask: impl FnMut() -> F) -> Result<Finding, E>
 where
     F: Future<Output = Result<(), E>>,
 {
     let begun = now();
     let mut took = Vec::with_capacity(ROUND_TRIPS.0);
+    let mut has_failed = false;
     while took.len() < ROUND_TRIPS.0 && (took.len() < 3 || begun.elapsed() < ROUND_TRIPS.1) {
         let sent = now();
-        ask().await?;
-        took.push(sent.elapsed());
+        match ask().await {
+            Ok(()) => took.push(sent.elapsed()),
+            Err(_) if !has_failed => has_failed = true,
+            Err(error) => return Err(error),
+        }
     }
-    Ok(said_of(of, took))
+    Ok(said_of(of, took, has_failed))
 }
 
-fn said_of(of: &str, mut took: Vec<Duration>) -> Finding {
+fn said_of(of: &str, mut took: Vec<Duration>, has_failed: bool) -> Finding {
     took.sort_unstable();
     let at = |hundredth: usize| took[(took.len() * hundredth).div_ceil(100).clamp(1, took.len()) - 1];
     let (median, p99, count) = (at(50), at(99), took.len());
-    let text = format!("{} in the median and {} at p99, of {count} {of}", shown(median), shown(p99));
-    let finding = if median < FAR { Finding::good } else { Finding::note };
-    let finding = finding("round trip", text);
-    match median < FAR {
-        true => finding,
-        false => finding.remedy(
-            "each lock takes one round trip and each release another: use a store that is nearer, or hold \
-             locks for longer work",
-        ),
+    let mut text = format!("{} in the median and {} at p99, of {count} {of}", shown(median), shown(p99));
+    let far = "each lock takes one round trip and each release another: use a store that is nearer, or hold \
+               locks for longer work";
+    match (median < FAR, has_failed) {
+        (true, false) => Finding::good("round trip", text),
+        (false, false) => Finding::note("round trip", text).remedy(far),
+        (_, true) => {
+            text.push_str("; one more failed, or was not answered in time");
+            Finding::note("round trip", text)
+                .remedy("look at the servers' logs and load: a lock asks again, and takes that much longer")
+        }
     }
 }
 
@@ -143,12 +150,12 @@ mod tests {
     #[test]
     fn the_median_and_the_slowest_are_told() {
         let took = (1..=100).rev().map(|number| Duration::from_micros(10 * number)).collect();
-        let found = said_of("pings", took);
+        let found = said_of("pings", took, false);
         assert_eq!(
             found,
             Finding::good("round trip", "500 µs in the median and 990 µs at p99, of 100 pings")
         );
-        let far = said_of("pings", vec![Duration::from_millis(80); 3]);
+        let far = said_of("pings", vec![Duration::from_millis(80); 3], false);
         assert_eq!(far.verdict, Verdict::Note);
         assert_eq!(far.text, "80.0 ms in the median and 80.0 ms at p99, of 3 pings");
     }
@@ -165,7 +172,25 @@ mod tests {
         });
         assert!(found.await.unwrap().text.ends_with("of 3 pings"));
         assert_eq!(asked, 3);
-        assert_eq!(round_trips("pings", || async { Err::<(), _>(7) }).await, Err(7));
+    }
+
+    #[tokio::test]
+    async fn one_request_that_fails_is_told_beside_the_others_and_a_second_one_ends_it() {
+        let failing_at = |failing: &'static [u32]| {
+            let mut asked = 0;
+            round_trips("pings", move || {
+                asked += 1;
+                std::future::ready(if failing.contains(&asked) { Err(asked) } else { Ok(()) })
+            })
+        };
+        let found = failing_at(&[2]).await.unwrap();
+        assert_eq!(found.verdict, Verdict::Note);
+        assert!(
+            found.text.ends_with("of 100 pings; one more failed, or was not answered in time"),
+            "{found}"
+        );
+        assert_eq!(failing_at(&[1, 7]).await, Err(7));
+        assert_eq!(failing_at(&[]).await.unwrap().verdict, Verdict::Good);
     }
 
     #[test]

@@ -16,7 +16,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("0", &["top"], "it was quit"),
     ("0", &["serve"], "a signal has asked it to end"),
     ("0", &["doctor"], "nothing is bad"),
-    ("1", &["ls"], "--fail-empty: there is no such lock"),
+    ("1", &["ls"], "--fail-empty: there is no such lock; --fail-found: there is one"),
     ("1", &["break"], NOT_BROKEN),
     ("1", &["status"], "the lock is held or waited for"),
     ("64", ALL, "wrong usage: an option, the name, or the address"),

@@ -15,7 +15,6 @@ use crate::exit::{Failure, NO};
 use crate::log;
 use crate::onlook::Looking;
 use crate::onlook::board::Board;
-use crate::onlook::rows::LockRow;
 use crate::onlook::select::{Filter, Sort};
 use crate::onlook::table::Sheet;
 use crate::onlook::text::print;
@@ -26,15 +25,15 @@ List the locks of a store.
 
 Shows every name that somebody holds or waits for: the kind of lock, the holder of the longest standing and \
 for how long it has held it, how long its lease lasts without another sign of life, and how many wait and \
-the longest wait. A store with many names is asked in pages, so that this takes few requests.";
+the longest wait. A store with many names is asked in pages, so that this takes few round trips.";
 
 /// The examples of `ls --help`.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   All locks, the longest held first:
     globallock ls --sort age
-  Whoever holds up others for more than ten minutes, for a check that fails when there is nobody:
-    globallock ls --waiting --older-than 10m --fail-empty
+  What somebody has waited for longer than ten minutes, for a check that fails when there is such a lock:
+    globallock ls --waited 10m --fail-found
   The names alone, for a script:
     globallock ls -o name reports/
   What changes, as it changes:
@@ -79,6 +78,10 @@ pub(crate) struct Ls {
     /// Exit with 1 when there is no such lock.
     #[arg(long, conflicts_with = "watch")]
     fail_empty: bool,
+
+    /// Exit with 1 when there is such a lock.
+    #[arg(long, conflicts_with_all = ["watch", "fail_empty"])]
+    fail_found: bool,
 }
 
 /// How locks are written.
@@ -119,7 +122,7 @@ impl Ls {
         if self.filter.stale {
             self.watch_signs(&mut board, manager).await;
         }
-        let mut rows: Vec<LockRow> = board.rows().filter(|row| self.filter.shows(row)).collect();
+        let mut rows = board.shown_by(manager, &self.filter).await;
         self.sort.sort(&mut rows);
         print(&lines::of(&rows, self.output, Sheet::of_output()))?;
         if let Some(failure) = board.take_failure() {
@@ -130,7 +133,8 @@ impl Ls {
                 .more_on_a_terminal()
                 .say(format_args!("there is no such lock in {}", manager.backend().address()));
         }
-        Ok(if self.fail_empty && rows.is_empty() { NO } else { 0 })
+        let fails = if rows.is_empty() { self.fail_empty } else { self.fail_found };
+        Ok(if fails { NO } else { 0 })
     }
 
     /// Looks again until it is known which holders give no signs of life.
@@ -148,7 +152,7 @@ impl Ls {
             tokio::time::sleep(WATCHED_EVERY).await;
             board.look(manager, &self.prefix).await;
         }
-        if board.rows().all(|row| row.stale.is_none()) && board.rows().next().is_some() {
+        if board.is_without_signs() && board.rows().next().is_some() {
             log::warning("not_known").say(format_args!(
                 "a list of {} does not tell whether holders are alive, so that none is known to be stale; \
                  see globallock inspect",

@@ -49,8 +49,8 @@ pub(super) async fn watch(manager: &LockManager, arguments: &Ls) -> Result<u8, F
     let mut is_away = false;
     loop {
         board.look(manager, &arguments.prefix).await;
+        let now = board.shown_by(manager, &arguments.filter).await;
         is_away = tell(&mut board, is_away)?;
-        let now = board.rows().filter(|row| arguments.filter.shows(row));
         let changes = changes(&mut known, now, |name| board.row(name));
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let mut text = String::new();
@@ -95,7 +95,7 @@ fn not_told(error: &Error, age: Option<Duration>) -> String {
 /// known of a name that is not.
 fn changes(
     known: &mut BTreeMap<String, LockRow>,
-    found: impl Iterator<Item = LockRow>,
+    found: impl IntoIterator<Item = LockRow>,
     row: impl Fn(&str) -> Option<LockRow>,
 ) -> Vec<(What, String, Option<LockRow>)> {
     let mut before = std::mem::take(known);

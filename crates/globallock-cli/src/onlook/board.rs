@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use globallock::backend::{CrashRelease, Instant};
 use globallock::{Entry, EntryKey, Error, LockManager, Summary};
 
-use super::rows::LockRow;
+use super::rows::{ClaimRow, LockRow};
+use super::select::Filter;
 
 /// All locks, as they were at the last look.
 ///
@@ -44,6 +45,8 @@ pub(crate) struct Signs {
     is_lengthened: bool,
 }
 
+/// How many queues are asked for at a time.
+const AT_A_TIME: usize = 16;
 /// By how much less than it is a lease may seem to last: stores count in whole seconds, too.
 const COARSE: Duration = Duration::from_millis(1100);
 
@@ -124,6 +127,39 @@ impl Board {
         self.failure = failure;
     }
 
+    /// The locks that a filter shows. A list does not tell all holders of a lock, so the queue is asked for
+    /// where another one may decide, and the holder that the filter asks for stands in the row. What cannot
+    /// be asked for is a failure of the look.
+    pub(crate) async fn shown_by(&mut self, manager: &LockManager, filter: &Filter) -> Vec<LockRow> {
+        let (mut shown, others): (Vec<_>, Vec<_>) = self.rows().partition(|row| filter.shows(row));
+        let others = others.into_iter().filter(|row| row.holders > 1 && filter.asks_who_holds());
+        let asked = others.map(|row| async move {
+            let entries = manager.inspect(&row.name).await?;
+            let holders = entries.iter().filter(|entry| entry.held);
+            let mut rows = holders.map(|entry| LockRow {
+                holder: Some(ClaimRow::new(entry, Duration::ZERO)),
+                // That was of another holder.
+                stale: None,
+                ..row.clone()
+            });
+            Ok(rows.find(|row| filter.shows(row)))
+        });
+        let asked: Vec<Result<_, Error>> = stream::iter(asked).buffer_unordered(AT_A_TIME).collect().await;
+        for asked in asked {
+            match asked {
+                Ok(row) => shown.extend(row),
+                Err(error) => self.failure = self.failure.take().or(Some(error)),
+            }
+        }
+        shown.sort_by(|one, other| one.name.cmp(&other.name));
+        shown
+    }
+
+    /// Whether nobody can see in this store whether a holder gives signs of life.
+    pub(crate) fn is_without_signs(&self) -> bool {
+        self.without_signs
+    }
+
     /// Why the last look told nothing, or not all.
     pub(crate) fn failure(&self) -> Option<&Error> {
         self.failure.as_ref()
@@ -162,16 +198,17 @@ impl Board {
 impl Seen {
     fn row(&self, now: Instant) -> LockRow {
         let later = now.saturating_duration_since(self.at);
-        let stale = self.signs.as_ref().map(Signs::are_missing);
+        let known = self.signs.as_ref().filter(|signs| signs.known_in(now).is_none());
+        let stale = known.map(Signs::are_missing);
         LockRow { stale, ..LockRow::new(&self.summary, later) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use globallock::backend::ClaimId;
+    use globallock::backend::{Backend, Claim, ClaimId};
     use globallock::queue::Permits;
-    use globallock::{Name, Owner};
+    use globallock::{ManagerOptions, Memory, Name, Owner};
 
     use super::*;
 
@@ -203,6 +240,27 @@ mod tests {
         assert!(board.row("a").is_none());
     }
 
+    #[tokio::test]
+    async fn a_lock_is_on_a_host_if_any_of_its_holders_is() {
+        let store = Memory::new();
+        for (number, name, host) in [(1, "one", "a"), (2, "both", "a"), (3, "both", "b"), (4, "other", "c")] {
+            let permits = Permits::new(1, 3);
+            let owner = Owner { host: host.to_owned(), ..Owner::default() };
+            let claim = Claim::new(ClaimId::new(1, number), Name::new(name).unwrap(), permits);
+            store.enqueue(&claim.with_owner(owner.to_text())).await.unwrap();
+        }
+        let manager = LockManager::with_backend(store, ManagerOptions::new()).unwrap();
+        let mut board = Board::default();
+        board.look(&manager, "").await;
+        for (host, names) in [("a", &["both", "one"][..]), ("b", &["both"]), ("c", &["other"]), ("d", &[])] {
+            let filter = Filter { host: Some(host.to_owned()), ..Filter::default() };
+            let shown = board.shown_by(&manager, &filter).await;
+            assert_eq!(shown.iter().map(|row| &*row.name).collect::<Vec<_>>(), names, "{host}");
+            let of = |row: &LockRow| row.holder.as_ref().and_then(|holder| holder.host.clone());
+            assert!(shown.iter().all(|row| of(row).as_deref() == Some(host)), "{shown:?}");
+        }
+    }
+
     #[test]
     fn a_holder_is_stale_when_its_lease_was_not_lengthened_for_half_of_what_was_left() {
         let begun = Instant::now();
@@ -212,12 +270,12 @@ mod tests {
             board.take(vec![held("a", claim, left)], None, at(second));
             board.row("a").unwrap().stale
         };
-        assert_eq!(stale(0, 1, Some(10)), Some(false));
-        assert_eq!(stale(3, 1, Some(7)), Some(false));
+        assert_eq!(stale(0, 1, Some(10)), None, "one look does not tell");
+        assert_eq!(stale(3, 1, Some(7)), None);
         assert_eq!(stale(4, 1, Some(10)), Some(false), "it was renewed");
         assert_eq!(stale(9, 1, Some(5)), Some(false));
         assert_eq!(stale(10, 1, Some(4)), Some(true));
-        assert_eq!(stale(11, 2, Some(10)), Some(false), "another holder");
+        assert_eq!(stale(11, 2, Some(10)), None, "another holder");
         assert_eq!(stale(12, 2, None), None, "no lease ends it");
     }
 

@@ -169,6 +169,8 @@ impl LockRow {
     pub(crate) fn timeless(&self) -> Self {
         let mut row = self.clone();
         row.oldest_wait_seconds = None;
+        // That a holder is known to be well after some looks is no change of the lock.
+        row.stale = row.stale.filter(|is_stale| *is_stale);
         if let Some(holder) = &mut row.holder {
             (holder.age_seconds, holder.lease_left_seconds) = (None, None);
         }

@@ -35,6 +35,10 @@ pub(crate) struct Filter {
     /// Show only names that were held, or waited for, at least so long.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) older_than: Option<Duration>,
+
+    /// Show only names that somebody has waited for at least so long.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) waited: Option<Duration>,
 }
 
 /// By what locks are sorted.
@@ -54,12 +58,18 @@ pub(crate) enum Sort {
 }
 
 impl Filter {
+    /// Whether it depends on who the holders are.
+    pub(crate) fn asks_who_holds(&self) -> bool {
+        self.foreign || self.host.is_some()
+    }
+
     /// Whether this lock is shown.
     pub(crate) fn shows(&self, row: &LockRow) -> bool {
         let holder = row.holder.as_ref();
+        let lasts = |age: Option<f64>, least: Duration| age.is_some_and(|age| age >= least.as_secs_f64());
         let is_old = |least: Duration| {
-            let ages = [holder.and_then(|holder| holder.age_seconds), row.oldest_wait_seconds];
-            ages.into_iter().flatten().any(|age| age >= least.as_secs_f64())
+            lasts(holder.and_then(|holder| holder.age_seconds), least)
+                || lasts(row.oldest_wait_seconds, least)
         };
         (!self.held || row.holders > 0)
             && (!self.waiting || row.waiters > 0)
@@ -67,6 +77,7 @@ impl Filter {
             && (!self.stale || row.stale == Some(true))
             && self.host.as_ref().is_none_or(|host| holder.is_some_and(|one| one.host.as_ref() == Some(host)))
             && self.older_than.is_none_or(is_old)
+            && self.waited.is_none_or(|least| lasts(row.oldest_wait_seconds, least))
     }
 }
 
@@ -149,6 +160,12 @@ mod tests {
             (Filter { host: Some("db1".into()), ..all() }, &["young", "stale", "foreign"]),
             (Filter { host: Some("db2".into()), ..all() }, &[]),
             (Filter { older_than: minute, ..all() }, &["stale"]),
+            (Filter { waited: minute, ..all() }, &["stale"]),
+            (Filter { waited: Some(Duration::from_secs(2)), ..all() }, &["stale", "free"]),
+            (
+                Filter { waiting: true, older_than: Some(Duration::from_secs(1)), ..all() },
+                &["young", "stale", "free"],
+            ),
         ] {
             let rows = rows();
             let shown: Vec<&str> =

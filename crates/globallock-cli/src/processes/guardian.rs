@@ -12,7 +12,7 @@ use globallock::backend::Instant;
 use globallock::internals::sleep_until_some;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, getpgid, getpid, getppid};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -224,6 +224,8 @@ impl Processes {
                     let received = self.asked.pop_front()??;
                     if heard == 0 {
                         self.not_heard(received);
+                    } else if asks_to_end(received.signal) {
+                        self.reach_the_command(received.signal);
                     }
                 }
             },
@@ -288,6 +290,15 @@ impl Processes {
             self.send_to_all(signal);
         } else if let Some(command) = self.command {
             tree::signal(&[command], signal);
+        }
+    }
+
+    /// The group has received a request to end, it seems. But who looks for processes by their words, as
+    /// `pkill -f 'globallock run'` does, finds the front and the starter and not the command. What the signal
+    /// would have ended, had it come, gets it: no process can tell that it came twice.
+    fn reach_the_command(&self, signal: Signal) {
+        if let Ok(group) = getpgid(Some(self.front)) {
+            tree::signal(&tree::not_ended_by(signal, self.starter, group), signal);
         }
     }
 

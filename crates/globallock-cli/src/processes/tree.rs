@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpgid, getpid};
 
 use crate::log;
 
@@ -110,6 +110,27 @@ fn descendants(processes: &BTreeMap<i32, Process>, root: i32, except: Option<i32
     found
 }
 
+/// The processes of a group below `root` that a signal ends, and which have not ended: it has not reached
+/// them, or is about to end them.
+pub(crate) fn not_ended_by(signal: Signal, root: Pid, group: Pid) -> Vec<Pid> {
+    let mut found = below(root);
+    found.retain(|id| {
+        getpgid(Some(*id)) == Ok(group)
+            && fs::read_to_string(format!("/proc/{id}/status"))
+                .is_ok_and(|status| is_ended_by(signal, &status))
+    });
+    found
+}
+
+/// Whether a process with this text in `/proc/<id>/status` neither catches nor ignores nor blocks a signal.
+fn is_ended_by(signal: Signal, status: &str) -> bool {
+    let mut masks = ["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().map(|field| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    masks.all(|mask| mask.is_some_and(|mask| mask >> (signal as u32 - 1) & 1 == 0))
+}
+
 /// The name of a process, for people.
 pub(crate) fn name(id: Pid) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
@@ -180,6 +201,20 @@ mod tests {
         assert_eq!(parse("12 (sh) S 7 12 5 34816 12 4194560"), foreground);
         assert_eq!(parse("12 (sh) S 7"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_signal_ends_who_neither_catches_nor_ignores_nor_blocks_it() {
+        let status = |blocked: u64, ignored: u64, caught: u64| {
+            format!("Name:\tsh\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
+        };
+        let term = 1 << 14;
+        assert!(is_ended_by(Signal::SIGTERM, &status(0, 0, 0)));
+        assert!(is_ended_by(Signal::SIGTERM, &status(!term, !term, !term)));
+        for masks in [(term, 0, 0), (0, term, 0), (0, 0, term)] {
+            assert!(!is_ended_by(Signal::SIGTERM, &status(masks.0, masks.1, masks.2)), "{masks:?}");
+        }
+        assert!(!is_ended_by(Signal::SIGTERM, "Name:\tsh\n"), "what is not known is left alone");
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Signals, the terminal, and the end of the program itself.
 
+use std::fs;
 use std::process::Command;
 
 use crate::support::{self, Running, TestStore, globallock};
@@ -134,4 +135,23 @@ fn a_pager_behind_a_pipe_keeps_the_terminal() {
     run.says("piped key");
     run.says("from-command");
     assert_eq!(run.end(), Some(0));
+}
+
+#[test]
+fn who_looks_for_a_run_by_its_words_ends_its_command_too() {
+    let store = TestStore::new();
+    let name = "looked-for-by-its-words";
+    let run = store.start(&[name, "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    run.says("ready");
+    let has_its_words = |id: &String| {
+        let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(name)
+    };
+    let ids = fs::read_dir("/proc").unwrap().flatten();
+    let ids: Vec<String> = ids.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let found: Vec<&str> = ids.iter().filter(|id| has_its_words(id)).map(String::as_str).collect();
+    assert_eq!(found.len(), 3, "front, guardian and starter");
+    assert!(Command::new("kill").arg("-TERM").args(found).status().unwrap().success());
+    assert_eq!(run.end(), Some(143));
+    assert_eq!(store.claims(name).len(), 0);
 }

@@ -52,6 +52,9 @@ fn locks_are_listed_with_holder_and_waiters_in_the_asked_order() {
     assert_eq!(store.ended(&["ls", "--fail-empty", "none"]).status, Some(1));
     assert_eq!(store.ended(&["ls", "--fail-empty", "n"]).status, Some(0));
     assert_eq!(store.ended(&["ls", "none"]).status, Some(0));
+    assert_eq!(store.ended(&["ls", "--fail-found", "none"]).status, Some(0));
+    assert_eq!(store.ended(&["ls", "--fail-found", "--waited", "1ms"]).status, Some(1));
+    assert_eq!(store.ended(&["ls", "--fail-found", "--waited", "1h"]).status, Some(0));
 }
 
 #[test]

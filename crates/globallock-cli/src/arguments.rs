@@ -95,22 +95,10 @@ pub(crate) enum Verb {
     #[command(long_about = RUN)]
     #[command(after_help = MORE, after_long_help = below(exit::EXAMPLES, "run"))]
     Run(Box<Run>),
-    /// Print the completions of a shell, to be put where that shell looks for them.
-    Completions(Completions),
-    /// Print a manual page, for `man -l` or to be put where manual pages are.
-    Man(Manual),
     /// Hold a lock for a part of a script.
     #[command(long_about = hold::ABOUT)]
     #[command(after_help = MORE, after_long_help = below(hold::EXAMPLES, "hold"))]
     Hold(Box<Hold>),
-    /// Show the locks of a store as they are now, on a terminal.
-    #[command(long_about = top::ABOUT)]
-    #[command(after_help = MORE, after_long_help = below(top::EXAMPLES, "top"))]
-    Top(Box<Top>),
-    /// Examine a store before it is trusted with locks.
-    #[command(long_about = doctor::ABOUT)]
-    #[command(after_help = MORE, after_long_help = below(doctor::EXAMPLES, "doctor"))]
-    Doctor(Box<Doctor>),
     /// List the locks of a store.
     #[command(long_about = ls::ABOUT)]
     #[command(after_help = MORE, after_long_help = below(ls::EXAMPLES, "ls"))]
@@ -123,18 +111,30 @@ pub(crate) enum Verb {
     #[command(long_about = break_claim::ABOUT)]
     #[command(after_help = MORE, after_long_help = below(break_claim::EXAMPLES, "break"))]
     Break(Box<Break>),
-    /// Tell whether a lock is free.
-    #[command(long_about = free::STATUS)]
-    #[command(after_help = MORE, after_long_help = below(free::STATUS_EXAMPLES, "status"))]
-    Status(Box<Status>),
     /// Wait until a lock is free, without taking it.
     #[command(long_about = free::WAIT)]
     #[command(after_help = MORE, after_long_help = below(free::WAIT_EXAMPLES, "wait"))]
     Wait(Box<Wait>),
+    /// Tell whether a lock is free.
+    #[command(long_about = free::STATUS)]
+    #[command(after_help = MORE, after_long_help = below(free::STATUS_EXAMPLES, "status"))]
+    Status(Box<Status>),
+    /// Show the locks of a store as they are now, on a terminal.
+    #[command(long_about = top::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(top::EXAMPLES, "top"))]
+    Top(Box<Top>),
     /// Show the locks of a store on a web page.
     #[command(long_about = serve::ABOUT)]
     #[command(after_help = MORE, after_long_help = below(serve::EXAMPLES, "serve"))]
     Serve(Box<Serve>),
+    /// Examine a store before it is trusted with locks.
+    #[command(long_about = doctor::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(doctor::EXAMPLES, "doctor"))]
+    Doctor(Box<Doctor>),
+    /// Print the completions of a shell, to be put where that shell looks for them.
+    Completions(Completions),
+    /// Print a manual page, for `man -l` or to be put where manual pages are.
+    Man(Manual),
 }
 
 /// Which store to use.
@@ -202,7 +202,7 @@ pub(crate) struct Verbosity {
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Print what happens to the lock.
+    /// Print what happens.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 

@@ -23,11 +23,18 @@ pub(crate) struct Looking {
     pub(crate) store: Store,
 
     /// How long the store may take to answer.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = "10s")]
     pub(crate) timeout: Duration,
 
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("no store answers in no time".to_owned()),
+        time => Ok(time),
+    }
 }
 
 impl Looking {

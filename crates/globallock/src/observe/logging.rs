@@ -1,6 +1,7 @@
 //! The first observer: what is sent to `tracing`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
@@ -14,6 +15,8 @@ use crate::sync::Mutex;
 #[derive(Debug, Default)]
 pub(super) struct Tracing {
     held: Mutex<HashMap<ClaimId, Span>>,
+    /// Whether there ever was a span: until then nothing is locked for them.
+    has_opened: AtomicBool,
 }
 
 impl Tracing {
@@ -25,13 +28,14 @@ impl Tracing {
     fn open(&self, claim: &Claim, fencing_token: u64) {
         let span = tracing::debug_span!("lock", name = %claim.name, fencing_token);
         if !span.is_disabled() {
+            self.has_opened.store(true, Ordering::Relaxed);
             self.held.lock().insert(claim.id, span);
         }
     }
 
     fn close(&self, claim: &Claim) {
-        // Where nobody subscribes to spans there are none, and nothing is locked for them.
-        if Self::is_detailed() {
+        // Those who subscribe may have gone since.
+        if self.has_opened.load(Ordering::Relaxed) {
             self.held.lock().remove(&claim.id);
         }
     }

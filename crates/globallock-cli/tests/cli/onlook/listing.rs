@@ -52,6 +52,9 @@ fn locks_are_listed_with_holder_and_waiters_in_the_asked_order() {
     assert_eq!(store.ended(&["ls", "--fail-empty", "none"]).status, Some(1));
     assert_eq!(store.ended(&["ls", "--fail-empty", "n"]).status, Some(0));
     assert_eq!(store.ended(&["ls", "none"]).status, Some(0));
+    let no_time = store.ended(&["ls", "--timeout", "0s"]);
+    assert_eq!(no_time.status, Some(64));
+    assert!(no_time.error.contains("--timeout") && no_time.error.contains("no time"), "{}", no_time.error);
     assert_eq!(store.ended(&["ls", "--fail-found", "none"]).status, Some(0));
     assert_eq!(store.ended(&["ls", "--fail-found", "--waited", "1ms"]).status, Some(1));
     assert_eq!(store.ended(&["ls", "--fail-found", "--waited", "1h"]).status, Some(0));

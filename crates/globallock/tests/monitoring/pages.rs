@@ -40,6 +40,20 @@ pub(crate) fn listed() -> Vec<Listed> {
     listed.collect()
 }
 
+/// The metrics of `globallock serve` with their labels, whose own tests compare them with that page.
+fn served() -> Vec<(String, BTreeSet<String>)> {
+    let page = docs("serve.md");
+    let lines = page.lines().filter(|line| line.starts_with("| `globallock_"));
+    let served = lines.map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let labels = cells[2].split(", ").filter(|label| !label.is_empty()).map(str::to_owned);
+        (cells[1].trim_matches('`').to_owned(), labels.collect())
+    });
+    let served: Vec<_> = served.collect();
+    assert!(served.len() > 10, "{served:?}");
+    served
+}
+
 /// The names that can be queried, with the labels of each, as Prometheus has them after a scrape.
 async fn queried() -> BTreeMap<String, BTreeSet<String>> {
     let (reader, store) = (Prometheus::new(), Store::new());
@@ -52,6 +66,7 @@ async fn queried() -> BTreeMap<String, BTreeSet<String>> {
     for metric in listed().into_iter().filter(|metric| metric.of_python) {
         names.insert(metric.prometheus, metric.labels);
     }
+    names.extend(served());
     for labels in names.values_mut() {
         labels.extend(["job", "instance"].map(str::to_owned));
     }
@@ -110,14 +125,14 @@ async fn a_query_for_what_is_not_there_is_found() {
 async fn the_page_lists_the_metrics_and_labels_that_there_are_and_no_others() {
     let listed = listed();
     let ours = || listed.iter().filter(|metric| !metric.of_python);
-    let names = queried().await;
+    let (names, served) = (queried().await, served());
     for metric in ours() {
         let (name, count) = (&metric.prometheus, format!("{}_count", metric.prometheus));
         let mut labels = names.get(name).or(names.get(&count)).unwrap_or_else(|| panic!("{name}")).clone();
         labels.retain(|label| !["job", "instance", "le"].contains(&&**label));
         assert_eq!(labels, metric.labels, "{name}");
     }
-    for name in names.keys() {
+    for name in names.keys().filter(|name| served.iter().all(|(of_serve, _)| of_serve != *name)) {
         let base =
             ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         assert!(listed.iter().any(|metric| metric.prometheus == base), "{base} is not listed");

@@ -1,10 +1,11 @@
 //! What the paths answer about real locks.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 
 use serde_json::{Value, json};
 
-use super::{holder, served};
+use super::{documented, holder, served};
 use crate::support::{LIMIT, eventually};
 
 /// The names of an object's fields.
@@ -206,6 +207,7 @@ fn metrics_count_what_there_is_and_never_name_a_lock() {
             }
         }
     }
+    assert_eq!([BTreeSet::from_iter(helped)], *documented::tables("## Metrics"));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::support::eventually;
 const PAGE: &str = include_str!("../../../../../docs/serve.md");
 
 /// What stands in ticks in the first column of the tables below a heading, table by table.
-fn tables(heading: &str) -> Vec<BTreeSet<String>> {
+pub(super) fn tables(heading: &str) -> Vec<BTreeSet<String>> {
     let (_, below) = PAGE.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("{heading} is there"));
     let section = below.split("\n##").next().unwrap();
     let mut tables = vec![BTreeSet::new()];

@@ -33,14 +33,15 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("127", &["run"], "the command was not found"),
     ("128 + N", &["hold"], "when signal N has ended it, after the lock was released"),
     ("128 + N", &["top"], "when signal N has ended it, after the terminal was given back"),
+    ("128 + N", &["break"], "when signal N has ended it, after what was done to a claim was written down"),
     ("128 + N", &["doctor"], "when signal N has ended it, after its locks were released"),
 ];
 
 const ALL: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "serve", "doctor"];
 const HOLD_ENDED: &str = "the lock was held, and was released because what it was held for has ended; with \
                           --background: the lock is held";
-const NOT_BROKEN: &str = "nothing is broken: the claim is not there any more, it waits (--waiter) or gives \
-                          signs of life (--stale), or the answer was no";
+const NOT_BROKEN: &str = "nothing is broken: the claim is not there any more, it waits (without --waiter) or \
+                          holds by now (with it), it gives signs of life (--stale), or the answer was no";
 const TAKEN: &str = "the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see \
                      --conflict-exit-code";
 const RUN_LOST: &str = "the lock was lost, or held for its --max-hold, while the command ran, which was told \

@@ -79,6 +79,13 @@ impl Dialog {
         }
     }
 
+    /// Takes the claim as it was found instead of being broken, and begins anew: keys that were meant for
+    /// something else confirm nothing.
+    pub(super) fn ask_again(&mut self, claim: &ClaimRow, at: Instant) {
+        self.field = Field::Reason;
+        self.see(Some(claim), at);
+    }
+
     pub(super) fn key(&mut self, key: Key) -> Answer {
         let has_ended = self.note == Some(Note::Ended);
         match (key, self.field) {

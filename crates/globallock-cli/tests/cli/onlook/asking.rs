@@ -93,6 +93,28 @@ fn a_lock_that_changes_hands_while_the_question_stands_is_not_broken() {
 }
 
 #[test]
+fn a_waiter_that_is_granted_the_lock_while_the_question_stands_is_asked_about_again() {
+    let store = Store::file();
+    let held = store.hold(&[], "a");
+    let waits = store.queue(&[], "a");
+    let claim = store.json(&["inspect", "a"])[0]["claims"][1]["claim"].as_str().unwrap().to_owned();
+    let mut shell = shell(&store);
+    shell.line(&format!("$BREAK a --waiter --claim {claim}"));
+    assert!(shell.until("to go on: ").contains("is about to be taken out of the queue"));
+    held.end();
+    super::until(&store, "a", |claims| claims.len() == 1 && claims[0]["held"] == true);
+    shell.line("y");
+    let asked = shell.until("to go on: ");
+    let told = "It has been granted the lock meanwhile, and holds it now. Nothing is broken yet.";
+    assert!(asked.contains(told) && asked.contains("is about to be broken"), "{asked}");
+    assert_eq!(holders(&store), 1);
+    shell.line("y");
+    let done = shell.until(" is broken by ");
+    assert!(done.contains(", held"), "{done}");
+    assert_eq!(waits.end(), Some(76));
+}
+
+#[test]
 fn a_question_ends_at_ctrl_c_and_at_the_end_of_input() {
     let store = Store::file();
     let _held = store.hold(&[], "a");

@@ -144,7 +144,7 @@ fn an_order_that_is_not_understood_changes_nothing() {
     let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
     let token = server.token();
     let order = |field: &str, value: Value| {
-        let mut order = json!({ "name": "a", "confirm": "a", "claim": claim, "reason": "" });
+        let mut order = json!({ "name": "a", "confirm": "a", "claim": claim, "held": true, "reason": "" });
         order[field] = value;
         order.to_string()
     };
@@ -156,7 +156,9 @@ fn an_order_that_is_not_understood_changes_nothing() {
         (order("claim", json!("two words")), 400),
         (order("name", json!(null)), 400),
         (order("more", json!(1)), 400),
-        (json!({ "name": "", "confirm": "", "claim": claim }).to_string(), 400),
+        (order("held", json!(null)), 400),
+        (json!({ "name": "a", "confirm": "a", "claim": claim }).to_string(), 400),
+        (json!({ "name": "", "confirm": "", "claim": claim, "held": true }).to_string(), 400),
         (order("reason", json!(long)), 413),
         ("{".to_owned(), 400),
         ("[]".to_owned(), 400),

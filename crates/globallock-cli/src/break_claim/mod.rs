@@ -64,8 +64,8 @@ pub(crate) struct Break {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     token: Option<u64>,
 
-    /// Why, in words that the owner is told.
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    /// Why, in words that the owner is told; 256 characters at most.
+    #[arg(long, value_name = "TEXT", value_parser = reason, default_value = "", hide_default_value = true)]
     reason: String,
 
     /// Break nothing unless its lease is more than half gone. To see that takes up to half a lease.
@@ -126,6 +126,20 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Break, sources: Sources) -> Ex
     match operator.ended_by.get() {
         Some(signal) => die_of(signal),
         None => status,
+    }
+}
+
+/// The longest reason, in bytes: as long as what its owner is told.
+pub(crate) const LONGEST_REASON: usize = 256;
+
+/// Refuses a reason that its owner would not be told to its end.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        ..=LONGEST_REASON => Ok(text.to_owned()),
+        long => Err(format!(
+            "a reason has at most {LONGEST_REASON} characters, fewer where they are not ASCII: this one \
+             takes {long} bytes"
+        )),
     }
 }
 

@@ -233,6 +233,9 @@ async fn order(request: Request<Body>) -> Result<Order, Box<Response>> {
     if order.confirm != order.name {
         return refuse(StatusCode::BAD_REQUEST, "the name that was typed is another one");
     }
+    if let Err(why) = break_claim::reason(&order.reason) {
+        return refuse(StatusCode::BAD_REQUEST, &why);
+    }
     if order.claim.is_empty() || order.claim.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return refuse(StatusCode::BAD_REQUEST, "a claim has a key without spaces");
     }

@@ -2,11 +2,9 @@
 
 use globallock::backend::Instant;
 
+use crate::break_claim::LONGEST_REASON;
 use crate::onlook::rows::ClaimRow;
 use crate::top::keys::Key;
-
-/// The longest reason, in bytes: as long as what the owner is told.
-const LONGEST_REASON: usize = 256;
 
 /// Which claim would be broken, and what has been typed about that.
 #[derive(Debug)]

@@ -283,8 +283,10 @@ fn nothing_is_broken_without_a_terminal_or_a_claim() {
     let store = Store::file();
     let _held = store.hold(&[], "a");
     let claim = claims(&store, "a").remove(0);
+    let long = "x".repeat(257);
     for (arguments, why) in [
-        (&["a", "--claim", text(&claim, "claim")][..], "there is no terminal: add --yes"),
+        (&["a", "-y", "--claim", "x", "--reason", &long][..], "a reason has at most 256 characters"),
+        (&["a", "--claim", text(&claim, "claim")], "there is no terminal: add --yes"),
         (&["a"], "there is no terminal: add --yes"),
         (&["a", "-y"], "say which claim is to be broken: --claim or --token"),
         (&["a", "-y", "--claim", "x", "--token", "1"], "cannot be used with"),

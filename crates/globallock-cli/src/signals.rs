@@ -1,11 +1,16 @@
 //! The signals that this program handles.
 
 use std::io::Result;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::signal::unix::{self, SignalKind};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::exit;
 
 /// The signals that the front hands on.
 const HANDED_ON: [Signal; 12] = [
@@ -77,6 +82,80 @@ impl Requests {
             None => std::future::pending().await,
         }
     }
+}
+
+/// The requests to end of a process that ends by them at once, but for times in which it has something to
+/// finish first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deferrable(Arc<Mutex<Option<UnboundedSender<Signal>>>>);
+
+/// A time in which a request to end is told instead.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    of: Deferrable,
+    received: UnboundedReceiver<Signal>,
+}
+
+impl Deferrable {
+    /// Begins to listen, on a thread of its own. To be called before there are other threads, which inherit
+    /// that the signals are blocked.
+    pub(crate) fn listen() -> Result<Self> {
+        let signals: SigSet = requests_to_end().collect();
+        signals.thread_block()?;
+        let requests = Deferrable::default();
+        let told = requests.clone();
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                let deferred = told.sender();
+                if deferred.as_ref().is_none_or(|sender| sender.send(signal).is_err()) {
+                    die_of(signal);
+                }
+            }
+        })?;
+        Ok(requests)
+    }
+
+    /// From now on a request is told.
+    pub(crate) fn defer(&self) -> Deferred {
+        let (sender, received) = unbounded_channel();
+        *self.sender() = Some(sender);
+        Deferred { of: self.clone(), received }
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<UnboundedSender<Signal>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deferred {
+    /// Waits for the next request.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn next(&mut self) -> Signal {
+        match self.received.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// From now on a request ends this process again. Returns one that has come and was not told.
+    pub(crate) fn end(mut self) -> Option<Signal> {
+        // Whoever holds this sends nothing meanwhile.
+        let mut sender = self.of.sender();
+        *sender = None;
+        self.received.try_recv().ok()
+    }
+}
+
+/// Ends this process by a signal that it has blocked, so that a shell stops its script at a Ctrl-C that was
+/// sent to all. Returns where no signal can end it, as in the first process of a container.
+pub(crate) fn die_of(signal: Signal) -> ExitCode {
+    // A dump of this process would be of no use.
+    let _ = prctl::set_dumpable(false);
+    let _ = raise(signal);
+    let _ = SigSet::from(signal).thread_unblock();
+    exit::code(exit::of_signal(signal as i32))
 }
 
 /// The signals of this process while it runs a command.

@@ -53,6 +53,11 @@ pub(super) async fn confirms(target: &Target<'_>, store: &str) -> Result<bool, F
     Ok(["y", "yes", target.name.as_str()].contains(&&*answer))
 }
 
+/// Tells that the claim that was asked about has become another thing to break.
+pub(super) fn tells_of_the_grant() -> std::io::Result<()> {
+    say("It has been granted the lock meanwhile, and holds it now. Nothing is broken yet.\n")
+}
+
 fn question(target: &Target<'_>, store: &str) -> String {
     let Target { name, entry, queue } = target;
     let row = ClaimRow::new(entry, Duration::ZERO);

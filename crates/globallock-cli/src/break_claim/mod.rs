@@ -2,26 +2,31 @@
 
 mod ask;
 mod audit;
+mod outcome;
 mod stale;
 mod who;
 
 pub(crate) use audit::send as tell_system;
+pub(crate) use outcome::{Outcome, answered};
 pub(crate) use who::operator;
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use globallock::internals::duration::Shown;
-use globallock::{Entry, LockManager, Name, Release, Schemes};
+use globallock::{Entry, Error, LockManager, Name, Schemes};
+use nix::sys::signal::Signal;
 
 use crate::address::Sources;
-use crate::exit::{Failure, NO};
+use crate::exit::{self, Failure, NO};
 use crate::log::{self, Line};
 use crate::onlook::Looking;
 use crate::onlook::rows::ClaimRow;
 use crate::onlook::text::shown;
+use crate::signals::{Deferrable, die_of};
 use crate::waiting::described;
 
 /// What `break` does, for its help.
@@ -59,15 +64,16 @@ pub(crate) struct Break {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     token: Option<u64>,
 
-    /// Why, in words that the owner is told.
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    /// Why, in words that the owner is told; 256 characters at most.
+    #[arg(long, value_name = "TEXT", value_parser = reason, default_value = "", hide_default_value = true)]
     reason: String,
 
     /// Break nothing unless its lease is more than half gone. To see that takes up to half a lease.
     #[arg(long)]
     stale: bool,
 
-    /// The claim may be one that waits: it is taken out of the queue.
+    /// The claim may be one that waits: it is taken out of the queue. With --yes, it is not if it holds the
+    /// lock by then.
     #[arg(long)]
     waiter: bool,
 
@@ -90,19 +96,51 @@ struct Target<'a> {
     queue: Vec<Entry>,
 }
 
+/// Who breaks it.
+struct Operator {
+    by: String,
+    requests: Deferrable,
+    /// The signal that has come while the claim was being broken, and ends this process after that.
+    ended_by: Cell<Option<Signal>>,
+}
+
 /// Breaks the claim, and returns the exit status.
 pub(crate) fn main(schemes: &Schemes, arguments: &Break, sources: Sources) -> ExitCode {
     arguments.looking.verbosity.set(&arguments.name);
-    let by = operator();
-    arguments.looking.look(schemes, sources, Some(&by), async |manager| {
-        match arguments.run(manager, &by).await? {
-            Ok(()) => Ok(0),
-            Err(why) => {
-                log::error("not_broken").say(format_args!("nothing is broken: {why}"));
-                Ok(NO)
+    // Before there are other threads.
+    let requests = match Deferrable::listen() {
+        Ok(requests) => requests,
+        Err(error) => return exit::code(Failure::System(error).tell(false, exit::TAKEN)),
+    };
+    let operator = Operator { by: operator(), requests, ended_by: Cell::new(None) };
+    let status =
+        arguments.looking.look(schemes, sources, Some(&operator.by), async |manager| {
+            match arguments.run(manager, &operator).await? {
+                Ok(()) => Ok(0),
+                Err(why) => {
+                    log::error("not_broken").say(format_args!("nothing is broken: {why}"));
+                    Ok(NO)
+                }
             }
-        }
-    })
+        });
+    match operator.ended_by.get() {
+        Some(signal) => die_of(signal),
+        None => status,
+    }
+}
+
+/// The longest reason, in bytes: as long as what its owner is told.
+pub(crate) const LONGEST_REASON: usize = 256;
+
+/// Refuses a reason that its owner would not be told to its end.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        ..=LONGEST_REASON => Ok(text.to_owned()),
+        long => Err(format!(
+            "a reason has at most {LONGEST_REASON} characters, fewer where they are not ASCII: this one \
+             takes {long} bytes"
+        )),
+    }
 }
 
 /// What is done to a claim if the store does not answer.
@@ -135,11 +173,14 @@ pub(crate) fn deed(
     )
 }
 
+/// Why there was nothing to break.
+const ENDED: &str = "the claim ended by itself, or somebody else has just broken it";
+
 /// Why nothing was broken, though all was well.
 type Refused<T> = Result<T, String>;
 
 impl Break {
-    async fn run(&self, manager: &LockManager, by: &str) -> Result<Refused<()>, Failure> {
+    async fn run(&self, manager: &LockManager, operator: &Operator) -> Result<Refused<()>, Failure> {
         let name = &Name::new(&self.name)?;
         if !self.yes && !ask::can() {
             return Err(Failure::Usage(
@@ -160,14 +201,40 @@ impl Break {
         let mut target = Target { name, entry, queue };
         if self.stale {
             match stale::watch(manager, name, &target.entry).await? {
-                Ok(queue) => target.refresh(queue),
+                Ok(queue) => drop(target.refresh(queue)),
                 Err(why) => return Ok(Err(why)),
             }
         }
-        if !self.yes && !ask::confirms(&target, manager.backend().address()).await? {
-            return Ok(Err("the answer was no".to_owned()));
+        if self.yes {
+            // Whoever says --waiter has seen it wait. A token, only a holder has.
+            if target.entry.held && self.waiter && self.token.is_none() {
+                return Ok(Err(
+                    "that claim waits no more, but holds the lock: leave out --waiter to break a \
+                               holder"
+                        .to_owned(),
+                ));
+            }
+        } else if let Err(why) = self.confirm(manager, &mut target).await? {
+            return Ok(Err(why));
         }
-        self.evict(manager, &target, by).await
+        self.evict(manager, &target, operator).await
+    }
+
+    /// Asks whether that claim is meant, and once more if it has waited and holds the lock by the answer.
+    async fn confirm(&self, manager: &LockManager, target: &mut Target<'_>) -> Result<Refused<()>, Failure> {
+        loop {
+            if !ask::confirms(target, manager.backend().address()).await? {
+                return Ok(Err("the answer was no".to_owned()));
+            }
+            let has_waited = !target.entry.held;
+            if !target.refresh(manager.inspect(target.name).await?) {
+                return Ok(Err(ENDED.to_owned()));
+            }
+            if !has_waited || !target.entry.held {
+                return Ok(Ok(()));
+            }
+            ask::tells_of_the_grant()?;
+        }
     }
 
     /// The claim that was asked for.
@@ -189,31 +256,31 @@ impl Break {
         })
     }
 
+    /// Takes the claim out, and writes down what became of it, also if a signal comes before the answer.
     async fn evict(
         &self,
         manager: &LockManager,
         target: &Target<'_>,
-        by: &str,
+        operator: &Operator,
     ) -> Result<Refused<()>, Failure> {
-        let outcome = manager.evict(target.name, &target.entry.key, &self.reason).await;
-        let store = manager.backend().address();
+        let (by, store) = (&operator.by, manager.backend().address());
+        let mut requests = operator.requests.defer();
+        let evicted = manager.evict(target.name, &target.entry.key, &self.reason);
+        let (evicted, asked) = answered(evicted, requests.next()).await;
+        let late = || Err(Error::unavailable(store, "it had not answered when a signal came"));
+        let outcome = Outcome::<()>::of(evicted.unwrap_or_else(late));
+        if let Some((line, done)) = outcome.deed(target.entry.held) {
+            let text = deed(target.name, &target.claim(), done, (by, &self.reason), store);
+            self.record(target.line(line, by, &self.reason), &text);
+        }
+        operator.ended_by.set(asked.or(requests.end()));
         match outcome {
-            Ok(Release::Released) => {
-                let done = done(target.entry.held);
-                let text = deed(target.name, &target.claim(), done, (by, &self.reason), store);
-                self.record(target.line(log::warning("broken"), by, &self.reason), &text);
-            }
-            Ok(Release::NotHeld) => {
-                return Ok(Err("the claim ended by itself, or somebody else has just broken it".to_owned()));
-            }
-            Err(error) => {
-                if error.is_unavailable() {
-                    // Nobody knows, and that is to be found in the log too.
-                    let text = deed(target.name, &target.claim(), UNANSWERED, (by, &self.reason), store);
-                    self.record(target.line(log::error("broken_unanswered"), by, &self.reason), &text);
-                }
-                return Err(error.into());
-            }
+            Outcome::Failed(error) | Outcome::Unknown(error) => return Err(error.into()),
+            Outcome::Gone => return Ok(Err(ENDED.to_owned())),
+            Outcome::Broken | Outcome::Granted(()) => {}
+        }
+        if operator.ended_by.get().is_some() {
+            return Ok(Ok(()));
         }
         if let Ok(queue) = manager.inspect(target.name).await {
             let now = match queue.iter().any(|entry| entry.held) {
@@ -240,12 +307,15 @@ impl Break {
 }
 
 impl Target<'_> {
-    /// Takes what was seen later, in which the claim still is.
-    fn refresh(&mut self, queue: Vec<Entry>) {
-        if let Some(entry) = queue.iter().find(|entry| entry.key == self.entry.key) {
-            self.entry = entry.clone();
+    /// Takes what was seen later. Returns whether the claim is still there.
+    fn refresh(&mut self, queue: Vec<Entry>) -> bool {
+        let entry = queue.iter().find(|entry| entry.key == self.entry.key).cloned();
+        let is_there = entry.is_some();
+        if let Some(entry) = entry {
+            self.entry = entry;
         }
         self.queue = queue;
+        is_there
     }
 
     /// The claim as it is shown.

@@ -1,5 +1,6 @@
 //! What all verbs share that look at a store, and act on what others hold.
 
+pub(crate) mod away;
 pub(crate) mod board;
 pub(crate) mod rows;
 pub(crate) mod select;

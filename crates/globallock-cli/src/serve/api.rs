@@ -41,7 +41,8 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/api/break", post(breaking::break_claim))
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthz))
-        .fallback(get(async |uri: Uri| files::file(uri.path())))
+        .fallback(get(async |uri: Uri| files::file(uri.path())).fallback(no_method))
+        .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(Arc::clone(&site), gate::guard))
         .with_state(site)
 }
@@ -67,18 +68,26 @@ struct Locks<'a> {
     look_age_seconds: Option<f64>,
     failure: Option<&'a str>,
     locks: Vec<&'a LockRow>,
+    /// Why this is no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 async fn locks(State(site): State<Arc<Site>>) -> Response {
     site.watcher.look(site.watcher.interval()).await;
     let snapshot = site.watcher.snapshot();
+    let is_known = snapshot.complete_age().is_some();
+    let error = (!is_known).then(|| match snapshot.failure() {
+        Some(failure) => format!("the locks are not known yet: {failure}"),
+        None => "the locks are not known yet".to_owned(),
+    });
     let locks = Locks {
         names: snapshot.names(),
         look_age_seconds: snapshot.age().map(|age| age.as_secs_f64()),
         failure: snapshot.failure(),
         locks: snapshot.rows().collect(),
+        error,
     };
-    let is_known = snapshot.complete_age().is_some();
     answer(if is_known { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &locks)
 }
 
@@ -168,6 +177,10 @@ async fn scrape(State(site): State<Arc<Site>>) -> Response {
 /// That this server goes on, whatever the store does.
 async fn healthz() -> Response {
     text("text/plain; charset=utf-8", "ok\n".to_owned())
+}
+
+async fn no_method() -> Response {
+    refused(StatusCode::METHOD_NOT_ALLOWED, "nothing at this path answers to that method")
 }
 
 fn text(kind: &'static str, text: String) -> Response {

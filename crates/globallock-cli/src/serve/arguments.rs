@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::gate::AllowedHost;
 use crate::arguments::time;
 use crate::exit::Failure;
 use crate::onlook::Looking;
@@ -53,7 +54,7 @@ pub(crate) struct Serve {
     pub(crate) allow_break: bool,
 
     /// Who is said to have broken a claim, where no name was asked for. The default is this user and host.
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(long = "as", value_name = "NAME", value_parser = given_name)]
     pub(crate) as_name: Option<String>,
 
     /// Ask for one of the secrets in this file, one a line: as a bearer token, or as the password of any
@@ -77,9 +78,15 @@ pub(crate) struct Serve {
     #[arg(long, conflicts_with = "tls_cert")]
     pub(crate) insecure_http: bool,
 
-    /// A name under which browsers reach this server, such as that of a proxy. May be given several times.
+    /// A name under which browsers reach this server, such as that of a proxy, with a port or without. May be
+    /// given several times.
     #[arg(long, value_name = "HOST")]
-    pub(crate) allow_host: Vec<String>,
+    pub(crate) allow_host: Vec<AllowedHost>,
+
+    /// Let everybody break claims who reaches this server by the name of --allow-host. For a proxy that asks
+    /// for a secret itself.
+    #[arg(long, requires = "allow_host", conflicts_with_all = ["token_file", "auth_file"])]
+    pub(crate) no_secret: bool,
 
     #[command(flatten)]
     pub(crate) looking: Looking,
@@ -97,6 +104,14 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A name that says something to whoever is told it.
+fn given_name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("say who breaks claims here".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 impl Serve {
     /// Where to listen, and whether other hosts reach it there.
     pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
@@ -110,11 +125,22 @@ impl Serve {
 
     /// Refuses to show the locks to whoever asks, or secrets to whoever listens, unless that was asked for.
     pub(super) fn check_exposure(&self, address: SocketAddr) -> Result<(), Failure> {
+        let is_open = self.token_file.is_none() && self.auth_file.is_none();
+        if let [host, ..] = &self.allow_host[..]
+            && is_open
+            && self.allow_break
+            && !self.no_secret
+        {
+            return Err(Failure::Usage(format!(
+                "--allow-host {host}: everybody who reaches this server by that name could break locks: give \
+                 --token-file or --auth-file, or --no-secret if a proxy asks for a secret"
+            )));
+        }
         if address.ip().to_canonical().is_loopback() {
             return Ok(());
         }
         let text = &self.listen;
-        if self.token_file.is_none() && self.auth_file.is_none() {
+        if is_open {
             return Err(Failure::Usage(format!(
                 "--listen {text}: other hosts reach this address: give --token-file or --auth-file, so that \
                  not everybody sees the locks"

@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use globallock::{Backend, EntryKey, Error, Eviction, Name, Owner, Release};
+use globallock::{EntryKey, Error, Eviction, Name, Owner};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::task::spawn_blocking;
@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::secrets::User;
 use super::view::{answer, failed, refused};
-use super::{Serve, Site};
-use crate::break_claim;
+use super::{AT_STORE, Serve, Site};
+use crate::break_claim::{self, Outcome, answered};
 use crate::log::{self, Line};
 use crate::onlook::rows::ClaimRow;
 
@@ -26,8 +26,12 @@ const MOST_BODY: usize = 16 * 1024;
 /// How long a client may take for the body.
 const BODY: Duration = Duration::from_secs(10);
 
+/// How long at most what was asked for may take when the server ends: the answers of the store and of the
+/// system's log are waited for only briefly then.
+const FINISH: Duration = Duration::from_secs(8);
+
 /// Who takes claims out, where a user has no name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Breaker {
     name: String,
     /// How long the store may take to answer.
@@ -56,7 +60,18 @@ struct Order {
     /// The name again, as the user has typed it.
     confirm: String,
     claim: String,
+    /// Whether it was seen to hold the lock, rather than to wait.
+    held: bool,
     #[serde(default)]
+    reason: String,
+}
+
+/// An order that may be carried out.
+struct Deed {
+    name: Name,
+    key: EntryKey,
+    held: bool,
+    by: String,
     reason: String,
 }
 
@@ -69,6 +84,7 @@ pub(super) async fn break_claim(State(site): State<Arc<Site>>, request: Request)
         );
     };
     if let Err(why) = site.gate.check_origin(request.headers()) {
+        site.counts.count_refused();
         return refused(StatusCode::FORBIDDEN, why);
     }
     let user = request.extensions().get::<User>().cloned().unwrap_or_default();
@@ -81,64 +97,107 @@ pub(super) async fn break_claim(State(site): State<Arc<Site>>, request: Request)
         Ok(_) => return refused(StatusCode::FORBIDDEN, "this server shows other names only: see --prefix"),
         Err(error) => return failed(&error),
     };
-    let Ok(_place) = site.at_store.acquire().await else {
+    let Ok(place) = Arc::clone(&site.at_store).acquire_owned().await else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, "the server ends");
     };
-    let by = breaker.name(&user);
+    let by = breaker.name(&user).to_owned();
     let key = EntryKey::new(&*order.claim);
-    let outcome = |outcome: &'static str, status, message: String| {
-        site.counts.count_broken(outcome);
-        answer(status, &json!({ "outcome": outcome, "message": message, "by": by, "claim": order.claim }))
-    };
-    let failure =
-        |error: &Error, then: &str| outcome("failed", failed(error).status(), format!("{error}; {then}"));
-    let gone = || {
-        let message = "the claim was not there any more; nothing was changed";
-        outcome("gone", StatusCode::CONFLICT, message.into())
-    };
-    let backend = site.manager.backend();
-    let seen = breaker.limited(backend, async {
-        if !backend.is_ready() {
-            backend.ready().await?;
-        }
-        backend.inspect(&name).await
+    let deed = Deed { name, key, held: order.held, by, reason: order.reason };
+    // A client that goes away ends its request, but nothing that is done to a claim remains unwritten.
+    let (site, breaker) = (Arc::clone(&site), breaker.clone());
+    let done = tokio::spawn(async move {
+        let answer = breaker.answer(&site, &deed).await;
+        drop(place);
+        answer
     });
-    let entry = match seen.await {
-        Ok(queue) => queue.into_iter().find(|entry| entry.key == key),
-        Err(error) => return failure(&error, "nothing was changed"),
-    };
-    let Some(entry) = entry else { return gone() };
-    // Asked once: after an answer that was lost, a second one would say that there was nothing to do.
-    let eviction = Eviction::new(Owner::current().with_label(by), &*order.reason);
-    let done = breaker.limited(backend, backend.evict(&name, &key, &eviction)).await;
-    site.watcher.hurry();
-    let (line, deed) = match &done {
-        Ok(Release::NotHeld) => return gone(),
-        Ok(Release::Released) => (log::warning("broken"), break_claim::done(entry.held)),
-        Err(error) if error.is_unavailable() => (log::error("broken_unanswered"), break_claim::UNANSWERED),
-        Err(error) => return failure(error, "nothing was changed"),
-    };
-    let claim = ClaimRow::new(&entry, Duration::ZERO);
-    let text = break_claim::deed(&name, &claim, deed, (by, &order.reason), backend.address());
-    let line = line.with("lock", name.as_str()).with("claim", &*order.claim);
-    breaker.record(line.with("by", by).with("reason", &*order.reason), text).await;
-    match done {
-        Err(error) => failure(&error, "the claim may be gone or not: look again"),
-        Ok(_) => outcome("broken", StatusCode::OK, "the claim was taken out; its owner is told".into()),
-    }
+    done.await.unwrap_or_else(|_| {
+        let why = "something went wrong inside: the claim may be gone or not, look again";
+        refused(StatusCode::INTERNAL_SERVER_ERROR, why)
+    })
+}
+
+/// Waits until all that was asked for has been carried out and written down, once no more is.
+pub(super) async fn finish(site: &Site) {
+    let _ = timeout(FINISH, site.at_store.acquire_many(AT_STORE)).await;
 }
 
 impl Breaker {
-    /// What the store answers, or that it does not in time.
+    /// Carries it out, and says what has become of it.
+    async fn answer(&self, site: &Site, deed: &Deed) -> Response {
+        let outcome = self.carry_out(site, deed).await;
+        let (what, status, message) = match outcome {
+            Outcome::Broken => {
+                ("broken", StatusCode::OK, "the claim was taken out; its owner is told".to_owned())
+            }
+            Outcome::Gone => {
+                let message = "the claim was not there any more; nothing was changed";
+                ("gone", StatusCode::CONFLICT, message.to_owned())
+            }
+            Outcome::Granted(()) => {
+                let message = "the claim was seen to wait, and holds the lock by now; nothing was changed";
+                ("granted", StatusCode::CONFLICT, message.to_owned())
+            }
+            Outcome::Failed(error) => {
+                ("failed", failed(&error).status(), format!("{error}; nothing was changed"))
+            }
+            Outcome::Unknown(error) => {
+                let message = format!("{error}; the claim may be gone or not: look again");
+                ("unknown", failed(&error).status(), message)
+            }
+        };
+        site.counts.count_broken(what);
+        let (by, claim) = (&deed.by, deed.key.as_str());
+        answer(status, &json!({ "outcome": what, "message": message, "by": by, "claim": claim }))
+    }
+
+    /// Looks at the claim, takes it out if it is as it was seen, and writes down what was done.
+    async fn carry_out(&self, site: &Site, deed: &Deed) -> Outcome<()> {
+        let backend = site.manager.backend();
+        let look = async {
+            if !backend.is_ready() {
+                backend.ready().await?;
+            }
+            backend.inspect(&deed.name).await
+        };
+        let queue = match self.limited(site, look).await {
+            Ok(queue) => queue,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let Some(entry) = queue.into_iter().find(|entry| entry.key == deed.key) else { return Outcome::Gone };
+        if entry.held && !deed.held {
+            return Outcome::Granted(());
+        }
+        // Asked once: after an answer that was lost, a second one would say that there was nothing to do.
+        let eviction = Eviction::new(Owner::current().with_label(&*deed.by), &*deed.reason);
+        let evicted = self.limited(site, backend.evict(&deed.name, &deed.key, &eviction)).await;
+        site.watcher.hurry();
+        let outcome = Outcome::of(evicted);
+        if let Some((line, done)) = outcome.deed(entry.held) {
+            let claim = ClaimRow::new(&entry, Duration::ZERO);
+            let text =
+                break_claim::deed(&deed.name, &claim, done, (&deed.by, &deed.reason), backend.address());
+            let line = line.with("lock", deed.name.as_str()).with("claim", deed.key.as_str());
+            self.record(line.with("by", &*deed.by).with("reason", &*deed.reason), text).await;
+        }
+        outcome
+    }
+
+    /// What the store answers, or that it does not in time, which is short once this server is to end.
     async fn limited<T>(
         &self,
-        backend: &Arc<dyn Backend>,
+        site: &Site,
         work: impl Future<Output = globallock::Result<T>>,
     ) -> globallock::Result<T> {
-        timeout(self.limit, work).await.unwrap_or_else(|_| {
-            let reason = format!("it has not answered within {}", humantime::format_duration(self.limit));
-            Err(Error::unavailable(backend.address(), reason))
-        })
+        let late = |limit: String| Err(Error::unavailable(site.manager.backend().address(), limit));
+        let in_time = async {
+            timeout(self.limit, work).await.unwrap_or_else(|_| {
+                late(format!("it has not answered within {}", humantime::format_duration(self.limit)))
+            })
+        };
+        let mut ending = site.ending.clone();
+        let ended = async { drop(ending.wait_for(|ending| *ending).await) };
+        let (answer, _) = answered(in_time, ended).await;
+        answer.unwrap_or_else(|| late("it had not answered when this server was to end".to_owned()))
     }
 
     /// Writes what was done to standard error and to the system's log, which may take its time.
@@ -173,6 +232,9 @@ async fn order(request: Request<Body>) -> Result<Order, Box<Response>> {
     };
     if order.confirm != order.name {
         return refuse(StatusCode::BAD_REQUEST, "the name that was typed is another one");
+    }
+    if let Err(why) = break_claim::reason(&order.reason) {
+        return refuse(StatusCode::BAD_REQUEST, &why);
     }
     if order.claim.is_empty() || order.claim.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return refuse(StatusCode::BAD_REQUEST, "a claim has a key without spaces");

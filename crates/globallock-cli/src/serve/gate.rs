@@ -1,6 +1,8 @@
 //! Which requests are answered at all: from whom, for which host, and from which page.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -24,6 +26,48 @@ pub(super) const TOKEN: HeaderName = HeaderName::from_static("x-globallock-token
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// A name under which this server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AllowedHost {
+    host: String,
+    /// None: any.
+    port: Option<u16>,
+}
+
+impl FromStr for AllowedHost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let found = host_and_port(text).filter(|(host, _)| match host.strip_prefix('[') {
+            Some(address) => address.strip_suffix(']').is_some_and(|text| text.parse::<IpAddr>().is_ok()),
+            None => host.chars().all(is_of_a_name),
+        });
+        let (host, port) = found.ok_or(
+            "write the name of a host, with a port or without, such as locks.example.org or \
+             locks.example.org:8443: no scheme and no path",
+        )?;
+        Ok(AllowedHost { host, port })
+    }
+}
+
+impl Display for AllowedHost {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.host),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+impl AllowedHost {
+    /// Browsers leave out a port that belongs to the scheme.
+    fn is(&self, (host, port): &(String, Option<u16>)) -> bool {
+        let is_left_out = |own| port.is_none() && [80, 443].contains(&own);
+        self.host == *host && self.port.is_none_or(|own| *port == Some(own) || is_left_out(own))
+    }
+}
+
 /// What is checked of each request before it is answered.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -31,7 +75,7 @@ pub(super) struct Gate {
     is_local: bool,
     secrets: Option<Secrets>,
     /// The names under which it is reached beside its addresses.
-    hosts: Vec<String>,
+    hosts: Vec<AllowedHost>,
     /// What shows that a request comes from a page of this process.
     token: String,
 }
@@ -40,10 +84,10 @@ impl Gate {
     pub(super) fn new(
         bound: SocketAddr,
         secrets: Option<Secrets>,
-        hosts: &[String],
+        hosts: &[AllowedHost],
     ) -> Result<Self, Failure> {
         let token = random::digits::<32>()?;
-        let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let hosts = hosts.to_vec();
         Ok(Gate { is_local: bound.ip().to_canonical().is_loopback(), secrets, hosts, token })
     }
 
@@ -58,10 +102,11 @@ impl Gate {
     /// server's pages: an address cannot be led elsewhere, a name can. Where a secret is asked for, a browser
     /// does not send it under another name.
     fn answers_for(&self, authority: &str) -> bool {
-        let Some(host) = host_of(authority) else { return false };
-        if self.hosts.contains(&host) {
+        let Some(named) = host_and_port(authority) else { return false };
+        if self.hosts.iter().any(|host| host.is(&named)) {
             return true;
         }
+        let (host, _) = named;
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         match (self.is_local, address) {
             (true, Ok(address)) => address.to_canonical().is_loopback(),
@@ -82,9 +127,8 @@ impl Gate {
             [] => true,
             [origin] => text(origin).is_some_and(|origin| {
                 let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-                authority.is_some_and(|authority| {
-                    host_and_port(authority) == host
-                        || host_of(authority).is_some_and(|host| self.hosts.contains(&host))
+                authority.and_then(host_and_port).is_some_and(|from| {
+                    Some(&from) == host.as_ref() || self.hosts.iter().any(|host| host.is(&from))
                 })
             }),
             _ => false,
@@ -140,11 +184,7 @@ fn text(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()
 }
 
-/// The host of a host and port, in lower case.
-fn host_of(authority: &str) -> Option<String> {
-    host_and_port(authority).map(|(host, _)| host)
-}
-
+/// The host, in lower case, and the port of a host and port.
 fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let end = if authority.starts_with('[') {
         authority.find(']')? + 1
@@ -186,7 +226,7 @@ mod tests {
     use super::*;
 
     fn gate(bound: &str, hosts: &[&str]) -> Gate {
-        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let hosts: Vec<AllowedHost> = hosts.iter().map(|host| host.parse().unwrap()).collect();
         Gate::new(bound.parse().unwrap(), None, &hosts).unwrap_or_else(|_| panic!("there is randomness"))
     }
 
@@ -216,6 +256,25 @@ mod tests {
             ("", [false, false, false]),
         ] {
             assert_eq!([&local, &open, &named].map(|gate| gate.answers_for(host)), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_allowed_by_its_name_and_its_port_if_one_is_given() {
+        let allows = |host: &str, authority: &str| gate("127.0.0.1:7117", &[host]).answers_for(authority);
+        for (host, expected) in [
+            ("Locks.example.org", [true, true, true]),
+            ("locks.example.org:8443", [false, false, true]),
+            ("locks.example.org:443", [true, true, false]),
+        ] {
+            let seen = ["locks.example.org", "locks.example.org:443", "locks.example.org:8443"];
+            assert_eq!(seen.map(|authority| allows(host, authority)), expected, "{host}");
+        }
+        assert!("[2001:db8::1]:8443".parse::<AllowedHost>().is_ok());
+        for wrong in
+            ["", "https://a.example", "a.example/", "a b", "a@b", "*.example", ":80", "a:x", "[::x]", "é"]
+        {
+            assert!(wrong.parse::<AllowedHost>().is_err(), "{wrong}");
         }
     }
 

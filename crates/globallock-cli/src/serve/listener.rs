@@ -37,8 +37,9 @@ const GRACE: Duration = Duration::from_secs(3);
 const NO_FILES: Duration = Duration::from_millis(200);
 
 /// What is said to one client too many.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 26\r\n\
-    retry-after: 10\r\nconnection: close\r\n\r\ntoo many connections here\n";
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    content-length: 38\r\nretry-after: 10\r\nconnection: close\r\n\r\n\
+    {\"error\":\"too many connections here\"}\n";
 
 /// Accepts connections.
 #[derive(Debug)]
@@ -172,4 +173,18 @@ async fn requests(
     }
     served.as_mut().graceful_shutdown();
     let _ = timeout(GRACE, served).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_too_many_is_told_so_in_json_of_the_length_that_is_said() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{text}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"], "too many connections here");
+    }
 }

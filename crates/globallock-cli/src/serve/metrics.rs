@@ -20,7 +20,7 @@ pub(super) struct Counts {
 }
 
 /// What becomes of a claim that is to be broken.
-const OUTCOMES: [&str; 3] = ["broken", "gone", "failed"];
+const OUTCOMES: [&str; 5] = ["broken", "gone", "granted", "failed", "unknown"];
 
 impl Counts {
     pub(super) fn count_request(&self) {

@@ -49,13 +49,13 @@ struct Site {
     breaker: Option<Breaker>,
     counts: metrics::Counts,
     /// How many requests are at the store at a time.
-    at_store: tokio::sync::Semaphore,
+    at_store: Arc<tokio::sync::Semaphore>,
     /// Becomes true when this is to end.
     ending: watch::Receiver<bool>,
 }
 
 /// How many requests may be at the store at a time, beside the look that all share.
-const AT_STORE: usize = 8;
+const AT_STORE: u32 = 8;
 
 /// Serves until a signal asks it to end.
 pub(crate) fn main(schemes: &Schemes, serve: &Serve, sources: Sources) -> ExitCode {
@@ -79,7 +79,7 @@ async fn run(serve: &Serve, manager: &LockManager) -> Result<u8, Failure> {
         gate: Gate::new(bound, secrets, &serve.allow_host)?,
         breaker: serve.allow_break.then(|| Breaker::new(serve)),
         counts: metrics::Counts::default(),
-        at_store: tokio::sync::Semaphore::new(AT_STORE),
+        at_store: Arc::new(tokio::sync::Semaphore::new(AT_STORE as usize)),
         ending: ending.clone(),
     });
     let mut requests = Requests::listen()?;
@@ -93,10 +93,11 @@ async fn run(serve: &Serve, manager: &LockManager) -> Result<u8, Failure> {
     // For scripts, and to be clicked in a terminal.
     let _ = writeln!(std::io::stdout(), "{scheme}://{bound}/");
     let looking = tokio::spawn(async move { watcher.keep_looking().await });
-    let serving = tokio::spawn(Listener::new(socket, tls, ending).serve(api::router(site)));
+    let serving = tokio::spawn(Listener::new(socket, tls, ending).serve(api::router(Arc::clone(&site))));
     requests.next().await;
     end.send_replace(true);
     let _ = serving.await;
+    breaking::finish(&site).await;
     looking.abort();
     Ok(0)
 }

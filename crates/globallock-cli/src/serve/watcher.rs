@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::changes::{Look, Snapshot};
+use crate::onlook::away::Away;
 use crate::onlook::board::Board;
 
 /// How long a newcomer waits for a fresh look before it is shown what is known.
@@ -23,8 +24,8 @@ pub(super) struct Watcher {
     manager: LockManager,
     prefix: String,
     interval: Duration,
-    /// Looked at by one at a time.
-    board: tokio::sync::Mutex<Board>,
+    /// Looked at by one at a time, and whether the store was away then.
+    board: tokio::sync::Mutex<(Board, Away)>,
     waits: tokio::sync::Mutex<Option<Waits>>,
     snapshot: Mutex<Snapshot>,
     /// The number of the last look that has found something, for those who follow.
@@ -69,8 +70,9 @@ impl Watcher {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks while somebody follows.
+    /// Says if the store does not answer at the start, and then looks while somebody follows.
     pub(super) async fn keep_looking(&self) {
+        self.look_for_the_log().await;
         loop {
             if self.looked.receiver_count() == 0 {
                 self.wanted.notified().await;
@@ -104,21 +106,33 @@ impl Watcher {
 
     /// Looks, unless the last look is not older than this.
     pub(super) async fn look(&self, older_than: Duration) {
-        let mut board = self.board.lock().await;
+        let mut looked = self.board.lock().await;
         if !older_than.is_zero() && self.snapshot().is_fresh(older_than) {
             return;
         }
         let begun = Instant::now();
-        board.look(&self.manager, &self.prefix).await;
+        self.update(&mut looked).await;
+        let board = &looked.0;
         let look = Look {
             rows: board.rows().collect(),
             failure: board.failure().map(ToString::to_string),
             begun,
             took: begun.elapsed(),
         };
-        drop(board);
+        drop(looked);
         let number = self.snapshot().take(look);
         self.tell(number);
+    }
+
+    /// Looks for the log alone: nobody has asked yet, and whoever asks is to see what is then.
+    async fn look_for_the_log(&self) {
+        self.update(&mut *self.board.lock().await).await;
+    }
+
+    /// Looks, and says what has become of the store.
+    async fn update(&self, (board, away): &mut (Board, Away)) {
+        board.look(&self.manager, &self.prefix).await;
+        away.tell(board.failure(), board.age());
     }
 
     /// Who waits for whom; what was found not longer ago than this is good enough.

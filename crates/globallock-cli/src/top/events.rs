@@ -1,11 +1,16 @@
 //! What happens: keys, signals, and answers of the store, one after the other.
 
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::future::ready;
 use std::path::Path;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
 
-use futures_util::future::{Fuse, FutureExt};
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use globallock::backend::Instant;
-use globallock::{EntryKey, LockManager, Name, Release};
+use globallock::{EntryKey, LockManager, Name};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::time::sleep;
 
@@ -15,9 +20,9 @@ use super::app::{App, Ask, Look};
 use super::keys::Key;
 use super::terminal::{Event, Events, Screen};
 use super::view::{self, Theme};
-use crate::break_claim;
+use crate::break_claim::{self, Outcome, answered};
 use crate::exit::Failure;
-use crate::log;
+use crate::log::{self, Line};
 use crate::onlook::board::Board;
 use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
 
@@ -26,8 +31,8 @@ enum Answer {
     Looked(Board),
     Inspected(String, Result<Queue, String>),
     Waits(Result<Vec<Vec<WaitRow>>, String>),
-    /// What became of it, what is to be told of that, and why the system's log was not told.
-    Broken(Result<Release, String>, Option<String>, Option<String>),
+    /// What became of it, and why the system's log was not told.
+    Broken(Outcome<ClaimRow>, Option<String>),
 }
 
 type Work<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
@@ -39,8 +44,10 @@ struct Asked<'a> {
     /// Who asks.
     by: &'a str,
     syslog: &'a Path,
-    /// What was broken.
-    deeds: Vec<String>,
+    /// What was broken, to be told when the screen has gone.
+    deeds: Rc<RefCell<Vec<(Line, String)>>>,
+    /// What is to be told if the answer to what the store was asked to break does not come.
+    unanswered: Rc<RefCell<Option<String>>>,
     /// The board, while no look has it.
     board: Option<Board>,
     look: Fuse<Work<'a>>,
@@ -62,7 +69,8 @@ impl<'a> Asked<'a> {
             prefix: &arguments.prefix,
             by,
             syslog: &arguments.syslog,
-            deeds: Vec::new(),
+            deeds: Rc::default(),
+            unanswered: Rc::default(),
             board: Some(Board::default()),
             look,
             inspect,
@@ -102,23 +110,63 @@ impl<'a> Asked<'a> {
 
     fn breaks(&mut self, name: String, claim: ClaimRow, reason: String) {
         let (manager, by, syslog) = (self.manager, self.by, self.syslog);
+        let (deeds, unanswered) = (Rc::clone(&self.deeds), Rc::clone(&self.unanswered));
         self.breaks = work(async move {
-            let name = match Name::new(&name) {
-                Ok(name) => name,
-                Err(error) => return Answer::Broken(Err(error.to_string()), None, None),
+            // The screen may be older than that: it may be paused.
+            let queue = async { Ok((Name::new(&name)?, manager.inspect(&name).await?)) }.await;
+            let (name, queue) = match queue {
+                Ok(found) => found,
+                Err(error) => return Answer::Broken(Outcome::Failed(error), None),
             };
-            let outcome = manager.evict(&name, &EntryKey::new(claim.claim.as_str()), &reason).await;
-            let done = match &outcome {
-                Ok(Release::Released) => Some(break_claim::done(claim.held)),
-                Ok(Release::NotHeld) => None,
-                Err(error) => error.is_unavailable().then_some(break_claim::UNANSWERED),
+            let now =
+                ClaimRow::queue(&queue, Duration::ZERO).into_iter().find(|row| row.claim == claim.claim);
+            let claim = match now {
+                None => return Answer::Broken(Outcome::Gone, None),
+                Some(now) if now.held && !claim.held => return Answer::Broken(Outcome::Granted(now), None),
+                Some(now) => now,
             };
             let store = manager.backend().address();
-            let deed = done.map(|done| break_claim::deed(&name, &claim, done, (by, &reason), store));
-            let logged = deed.as_ref().map(|deed| break_claim::tell_system(syslog, deed));
-            let unlogged = logged.and_then(Result::err).map(|error| error.to_string());
-            Answer::Broken(outcome.map_err(|error| error.to_string()), deed, unlogged)
+            let deed = |done| break_claim::deed(&name, &claim, done, (by, &reason), store);
+            unanswered.replace(Some(deed(break_claim::UNANSWERED)));
+            let outcome = manager.evict(&name, &EntryKey::new(claim.claim.as_str()), &reason).await;
+            unanswered.take();
+            let outcome = Outcome::of(outcome);
+            let unlogged = outcome.deed(claim.held).and_then(|(line, done)| {
+                let told = break_claim::tell_system(syslog, &deed(done));
+                deeds.borrow_mut().push((line, deed(done)));
+                told.err().map(|error| error.to_string())
+            });
+            Answer::Broken(outcome, unlogged)
         });
+    }
+
+    /// Waits briefly for the answer to what is being broken, because nobody sees it any more, and tells what
+    /// became of it, or that nobody knows.
+    async fn finish(&mut self) {
+        if self.breaks.is_terminated() {
+            return;
+        }
+        let nothing = |why: &dyn Display| {
+            log::error("not_broken").say(format_args!("nothing is broken: {why}"));
+        };
+        match answered(&mut self.breaks, ready(())).await.0 {
+            Some(Answer::Broken(Outcome::Gone, _)) => nothing(&"the claim was not there any more"),
+            Some(Answer::Broken(Outcome::Granted(_), _)) => {
+                nothing(&"the claim waits no more, but holds the lock");
+            }
+            Some(Answer::Broken(Outcome::Failed(error), _)) => nothing(&error),
+            Some(Answer::Broken(_, Some(unlogged))) => {
+                log::warning("no_syslog").say(format_args!("the system log was not told: {unlogged}"));
+            }
+            Some(_) => {}
+            None => match self.unanswered.take() {
+                Some(deed) => {
+                    let _ = break_claim::tell_system(self.syslog, &deed);
+                    self.deeds.borrow_mut().push((log::error("broken_unanswered"), deed));
+                }
+                None => nothing(&"the store has not answered in time, and was not asked to"),
+            },
+        }
     }
 
     /// Waits for the next answer.
@@ -146,8 +194,9 @@ pub(super) async fn run(
 ) -> Result<Option<Signal>, Failure> {
     let mut asked = Asked::new(manager, arguments, by);
     let ended = show(&mut asked, arguments, signals).await;
-    for deed in &asked.deeds {
-        log::warning("broken").say(deed);
+    asked.finish().await;
+    for (line, deed) in asked.deeds.take() {
+        line.say(deed);
     }
     ended
 }
@@ -243,10 +292,7 @@ fn take(app: &mut App, asked: &mut Asked<'_>, answer: Answer) -> Result<(), Fail
         }
         Answer::Inspected(name, queue) => app.inspected(&name, queue, now),
         Answer::Waits(cycles) => app.waits(cycles, now),
-        Answer::Broken(outcome, deed, unlogged) => {
-            asked.deeds.extend(deed);
-            app.broken(outcome, unlogged.as_deref(), now);
-        }
+        Answer::Broken(outcome, unlogged) => app.broken(outcome, unlogged.as_deref(), now),
     }
     Ok(())
 }

@@ -18,8 +18,6 @@ use std::time::Duration;
 
 use clap::Args;
 use globallock::Schemes;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, raise};
 
 use crate::address::Sources;
 use crate::break_claim::operator;
@@ -27,6 +25,7 @@ use crate::exit::{self, Failure};
 use crate::ls::interval;
 use crate::onlook::Looking;
 use crate::onlook::select::{Filter, Sort};
+use crate::signals::die_of;
 
 /// What `top` does, for its help.
 pub(crate) const ABOUT: &str = "\
@@ -108,13 +107,4 @@ fn check_terminal() -> Result<(), Failure> {
         Err(_) | Ok("" | "dumb") => refuse("the variable TERM says that this one cannot move its cursor"),
         Ok(_) => Ok(()),
     }
-}
-
-/// Ends by this signal, so that a shell stops its script at a Ctrl-C that was sent to all.
-fn die_of(signal: Signal) -> ExitCode {
-    // A dump of this process would be of no use.
-    let _ = prctl::set_dumpable(false);
-    let _ = raise(signal);
-    let _ = SigSet::from(signal).thread_unblock();
-    exit::code(exit::of_signal(signal as i32))
 }

@@ -88,6 +88,58 @@ test("a claim that has gone meanwhile is told, and the next holder is not hit", 
   await page.context().close();
 });
 
+test("a waiter that was granted the lock meanwhile is asked about once more", async () => {
+  const scene = await stage();
+  const { address } = await scene.served("--allow-break", "--as", "alice");
+  const first = scene.run("backup", "first");
+  await first.says("ready");
+  const next = scene.run("backup", "next");
+  const page = await open(`${address}#/lock/backup`);
+  await page.getByRole("button", { name: "Break the claim of next" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByText("Waited for").waitFor();
+  await first.end();
+  await next.says("ready");
+  await page.keyboard.type("backup");
+  await page.keyboard.press("Enter");
+  await dialog.getByText("It has been granted the lock since, and holds it now. Nothing was changed.").waitFor();
+  await dialog.getByText("Held for").waitFor();
+  assert.equal(await dialog.getByRole("button", { name: "Break", exact: true }).isDisabled(), true);
+  assert.equal(next.child.exitCode, null);
+  await page.keyboard.type("backup");
+  await page.keyboard.press("Enter");
+  await dialog.getByText("Broken: the claim is out of the queue, and its owner is told.").waitFor();
+  assert.equal(await next.ended, 76);
+  page.fine();
+  await page.context().close();
+});
+
+test("what nobody knows is not said to be so or not", async () => {
+  const scene = await stage();
+  const { address } = await scene.served("--allow-break", "--as", "alice");
+  const held = scene.run("backup", "first");
+  await held.says("ready");
+  const page = await open(`${address}#/lock/backup`);
+  const answers = [
+    [503, { outcome: "unknown", message: "it is away; look again" }, "Not known: it is away; look again"],
+    [503, { outcome: "failed", message: "it is away; nothing was changed" }, "Not broken: it is away; nothing"],
+    [503, {}, "Not known: 503"],
+    [409, { error: "no" }, "Not broken: no"],
+  ];
+  for (const [status, json, expected] of answers) {
+    await page.route("**/api/break", (route) => route.fulfill({ status, json }));
+    await page.getByRole("button", { name: "Break the claim of first" }).click();
+    await page.keyboard.type("backup");
+    await page.keyboard.press("Enter");
+    await page.getByText(expected).waitFor();
+    await page.keyboard.press("Escape");
+    await page.unroute("**/api/break");
+  }
+  await held.end();
+  page.fine();
+  await page.context().close();
+});
+
 test("a deadlock is marked in the list, and shown as a chain", async () => {
   const scene = await stage();
   const { address } = await scene.served("--allow-break", "--as", "alice");

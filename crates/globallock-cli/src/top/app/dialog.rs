@@ -2,11 +2,9 @@
 
 use globallock::backend::Instant;
 
+use crate::break_claim::LONGEST_REASON;
 use crate::onlook::rows::ClaimRow;
 use crate::top::keys::Key;
-
-/// The longest reason, in bytes: as long as what the owner is told.
-const LONGEST_REASON: usize = 256;
 
 /// Which claim would be broken, and what has been typed about that.
 #[derive(Debug)]
@@ -77,6 +75,13 @@ impl Dialog {
             }
             None => self.note = Some(Note::Ended),
         }
+    }
+
+    /// Takes the claim as it was found instead of being broken, and begins anew: keys that were meant for
+    /// something else confirm nothing.
+    pub(super) fn ask_again(&mut self, claim: &ClaimRow, at: Instant) {
+        self.field = Field::Reason;
+        self.see(Some(claim), at);
     }
 
     pub(super) fn key(&mut self, key: Key) -> Answer {

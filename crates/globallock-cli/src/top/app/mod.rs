@@ -6,12 +6,12 @@ pub(super) mod page;
 
 use std::time::Duration;
 
-use globallock::Release;
 use globallock::backend::Instant;
 
 use super::keys::Key;
 use super::text::{clean, count, cut};
 use super::view;
+use crate::break_claim::Outcome;
 use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
 use crate::onlook::select::{Filter, Sort};
 use dialog::{Answer, Dialog};
@@ -35,7 +35,7 @@ pub(super) enum Ask {
     Inspect(String),
     /// Find out who waits for whom over all locks.
     Waits,
-    /// Break this claim.
+    /// Look at this claim, and break it if it is as it was seen.
     Break {
         name: String,
         claim: Box<ClaimRow>,
@@ -72,8 +72,8 @@ pub(super) struct App {
     pub(super) is_help: bool,
     pub(super) paused: Option<Instant>,
     pub(super) message: Option<String>,
-    /// The lock whose claim is being broken, and whose that is.
-    breaking: Option<(String, String)>,
+    /// The question about the claim that is being broken.
+    breaking: Option<Dialog>,
     failure: Option<String>,
     complete: Option<Instant>,
     look_begun: Option<Instant>,
@@ -240,14 +240,21 @@ impl App {
     }
 
     /// Takes what has become of a claim that was to be broken, and why that could not be logged.
-    pub(super) fn broken(&mut self, outcome: Result<Release, String>, unlogged: Option<&str>, now: Instant) {
-        let Some((name, who)) = self.breaking.take() else { return };
+    pub(super) fn broken(&mut self, outcome: Outcome<ClaimRow>, unlogged: Option<&str>, now: Instant) {
+        let Some(mut asked) = self.breaking.take() else { return };
+        let name = brief(&asked.name);
         let mut message = match outcome {
-            Ok(Release::Released) => format!("{name}: broken. {who} is told"),
-            Ok(Release::NotHeld) => {
-                format!("{name}: that claim is not there any more, and no other was touched")
+            Outcome::Broken => format!("{name}: broken. {} is told", cut(&asked.claim.who(), 60)),
+            Outcome::Gone => format!("{name}: that claim is not there any more, and no other was touched"),
+            Outcome::Granted(claim) => {
+                asked.ask_again(&claim, now);
+                self.dialog = Some(asked);
+                format!("{name}: not broken yet: it has been granted the lock")
             }
-            Err(failure) => format!("{name}: it is not known whether it was broken: {}", clean(&failure)),
+            Outcome::Failed(error) => format!("{name}: not broken: {}", clean(&error.to_string())),
+            Outcome::Unknown(error) => {
+                format!("{name}: it is not known whether it was broken: {}", clean(&error.to_string()))
+            }
         };
         if let Some(unlogged) = unlogged {
             message += &format!("; the system log was not: {}", clean(unlogged));
@@ -297,11 +304,12 @@ impl App {
                 None
             }
             Answer::Break => {
-                let Dialog { name, claim, reason, .. } = self.dialog.take()?;
-                let who = cut(&claim.who(), 60);
+                let asked = self.dialog.take()?;
+                let (name, claim) = (asked.name.clone(), Box::new(asked.claim.clone()));
+                let reason = asked.reason.trim().to_owned();
                 self.message = Some(format!("{}: is being broken …", clean(&name)));
-                self.breaking = Some((cut(&clean(&name), 40), who));
-                Some(Ask::Break { name, claim: Box::new(claim), reason: reason.trim().to_owned() })
+                self.breaking = Some(asked);
+                Some(Ask::Break { name, claim, reason })
             }
         }
     }
@@ -400,8 +408,8 @@ impl App {
 
     /// Asks whether the claim at the cursor is to be broken.
     fn ask_to_break(&mut self, now: Instant) {
-        if let Some((name, _)) = &self.breaking {
-            self.message = Some(format!("{name}: is still being broken"));
+        if let Some(asked) = &self.breaking {
+            self.message = Some(format!("{}: is still being broken", brief(&asked.name)));
             return;
         }
         if let Some(page) = &self.page {
@@ -423,6 +431,11 @@ impl App {
             }
         }
     }
+}
+
+/// A name with room for what is said of it.
+fn brief(name: &str) -> String {
+    cut(&clean(name), 40)
 }
 
 fn row_name(list: &List) -> Option<String> {

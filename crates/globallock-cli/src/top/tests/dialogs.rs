@@ -1,8 +1,9 @@
 //! The question whether a claim is to be broken, and what is told of the answer.
 
-use globallock::Release;
+use globallock::Error;
 
 use super::*;
+use crate::break_claim::Outcome;
 use crate::top::app::dialog::Note;
 
 /// Whether this is asked for.
@@ -137,11 +138,15 @@ fn a_waiter_that_is_granted_the_lock_meanwhile_is_confirmed_anew() {
 #[test]
 fn what_became_of_it_is_told_until_the_next_key() {
     for (outcome, says) in [
-        (Ok(Release::Released), "nightly/report: broken. report (pid 300 on db1) is told"),
-        (Ok(Release::NotHeld), "nightly/report: that claim is not there any more, and no other was touched"),
+        (Outcome::Broken, "nightly/report: broken. report (pid 300 on db1) is told"),
+        (Outcome::Gone, "nightly/report: that claim is not there any more, and no other was touched"),
         (
-            Err("it is away\n".to_owned()),
-            "nightly/report: it is not known whether it was broken: it is away\\n",
+            Outcome::Unknown(Error::unavailable("redis://db", "it is away\n")),
+            "nightly/report: it is not known whether it was broken: redis://db is unavailable: it is away\\n",
+        ),
+        (
+            Outcome::Failed(Error::unavailable("redis://db", "it is away")),
+            "nightly/report: not broken: redis://db is unavailable: it is away",
         ),
     ] {
         let mut desk = Desk::with(locks());
@@ -153,11 +158,34 @@ fn what_became_of_it_is_told_until_the_next_key() {
         desk.types("u");
         assert_eq!(desk.app.message.as_deref(), Some("nightly/report: is still being broken"));
         desk.app.broken(outcome, None, desk.now);
-        assert!(desk.screen(100, 24)[23].contains(says), "{:?}", desk.app.message);
+        assert!(desk.screen(120, 24)[23].contains(says), "{:?}", desk.app.message);
         assert_eq!(desk.due(), [Ask::Look], "what is shown is as it is now");
         desk.types("j");
         assert!(desk.app.message.is_none());
         desk.types("u");
         assert!(desk.app.dialog.is_some());
     }
+}
+
+#[test]
+fn a_waiter_that_is_found_to_hold_when_it_is_to_be_broken_is_asked_about_anew() {
+    let mut desk = Desk::with(locks());
+    desk.types("d");
+    desk.queue("nightly/report", vec![claim(2, "x 1 h", 9.0, None), waiter(3, 1, "y 2 h", 5.0)]);
+    // Nothing that is looked at later is shown during a pause.
+    desk.types(" jubad");
+    desk.press(Key::Tab);
+    desk.types("y");
+    breaks(desk.press(Key::Enter), "nightly/report", 3, "bad");
+    desk.app.broken(Outcome::Granted(claim(3, "y 2 h", 0.0, None)), None, desk.now);
+    let dialog = desk.app.dialog.as_ref().unwrap();
+    assert_eq!((dialog.note, &*dialog.reason, &*dialog.typed), (Some(Note::HoldsNow), "bad", ""));
+    assert!(desk.app.message.as_ref().unwrap().contains("not broken yet"), "{:?}", desk.app.message);
+    // One key too many confirms nothing.
+    assert_eq!(desk.press(Key::Enter), None);
+    assert_eq!(desk.press(Key::Enter), None);
+    desk.types("y");
+    breaks(desk.press(Key::Enter), "nightly/report", 3, "bad");
+    desk.app.broken(Outcome::Broken, None, desk.now);
+    assert!(desk.app.dialog.is_none());
 }

@@ -1,9 +1,9 @@
 //! Whatever is pressed, and whatever the store says, everything can be drawn.
 
-use globallock::Release;
 use proptest::prelude::*;
 
 use super::*;
+use crate::break_claim::Outcome;
 use crate::onlook::rows::WaitRow;
 
 #[derive(Clone, Debug)]
@@ -103,8 +103,8 @@ impl Desk {
                 self.app.waits(Ok(vec![vec![wait; count]; count]), self.now);
             }
             Step::Broken(is_there) => {
-                let outcome = if is_there { Release::Released } else { Release::NotHeld };
-                self.app.broken(Ok(outcome), None, self.now);
+                let outcome = if is_there { Outcome::Broken } else { Outcome::Gone };
+                self.app.broken(outcome, None, self.now);
             }
             Step::Time(seconds) => self.pass(f64::from(seconds)),
             Step::Size(columns, rows) => self.app.resize(columns, rows),

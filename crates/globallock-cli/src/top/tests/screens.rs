@@ -41,6 +41,20 @@ pub(super) fn page() -> Desk {
 }
 
 #[test]
+fn how_to_quit_is_told_on_every_screen() {
+    for (columns, rows) in [(80, 24), (40, 10), (30, 8)] {
+        let mut desk = Desk::with(locks());
+        for _ in 0..2 {
+            let screen = desk.screen(columns, rows);
+            let foot = screen.last().unwrap();
+            assert!(foot.contains("q quit"), "{columns}: {foot}");
+            assert!(columns < 80 || foot.ends_with(" sort") || foot.ends_with(" choose"), "{foot}");
+            desk.types("d");
+        }
+    }
+}
+
+#[test]
 fn the_table() {
     for size in SIZES {
         check(&mut Desk::with(locks()), size, "table");

@@ -222,23 +222,24 @@ fn foot(buffer: &mut Buffer, app: &App, parts: Parts, theme: Theme) {
         put(buffer, (1, parts.last), parts.columns - 2, message, theme.warning());
         return;
     }
+    // Those that have no room are left out from the end.
     let hints: &[(&str, &str)] = match &app.page {
         Some(_) => &[
             ("?", "help"),
+            ("q", "quit"),
             ("Esc", "back"),
             ("u", "break"),
             ("x", "deadlocks"),
             ("j/k", "choose"),
-            ("q", "quit"),
         ],
         None => &[
             ("?", "help"),
-            ("Enter", "its queue"),
+            ("q", "quit"),
+            ("Enter", "queue"),
             ("u", "break"),
             ("/", "find"),
-            ("h w f s", "show only"),
+            ("h w f s", "filter"),
             ("a t n l o", "sort"),
-            ("q", "quit"),
         ],
     };
     let mut x = 1;

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use globallock_conformance::proxy::{Flow, Proxy};
 use serde_json::Value;
 
 use super::Store;
@@ -178,6 +179,67 @@ fn a_waiter_is_taken_out_of_the_queue_and_told() {
 }
 
 #[test]
+fn what_was_a_waiter_is_not_broken_as_the_holder_without_a_question() {
+    let store = Store::file();
+    let held = store.hold(&[], "a");
+    let claim = claims(&store, "a").remove(0);
+    let (status, error) = broken(&store, &["a", "--waiter", "--claim", text(&claim, "claim")]);
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("that claim waits no more, but holds the lock: leave out --waiter"), "{error}");
+    assert_eq!(claims(&store, "a").len(), 1, "it holds on");
+    // Who names a fencing token means a holder.
+    let token = claim["fencing_token"].to_string();
+    let (status, error) = broken(&store, &["a", "--waiter", "--token", &token]);
+    assert_eq!(status, Some(0), "{error}");
+    assert_eq!(held.end(), Some(76));
+}
+
+/// Ends `break` by a signal while the claim is gone already, but the store's answer is on its way. Returns
+/// the lines of standard error, and what the system's log was told.
+async fn interrupted(signal: &str, comes_the_answer: bool) -> (Option<i32>, Vec<String>, String) {
+    let store = Store::redis();
+    let Store::Redis(server) = &store else { unreachable!() };
+    let files = TestStore::new();
+    let log = UnixDatagram::bind(files.path("log")).unwrap();
+    log.set_read_timeout(Some(LIMIT)).unwrap();
+    let held = store.hold(&[], "a");
+    let claim = claims(&store, "a").remove(0);
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    proxy.answers(Flow::Delay(Duration::from_secs(1)));
+    let (url, log_at) = (format!("redis://127.0.0.1:{}", proxy.port()), files.path("log"));
+    let breaks = store.start(
+        &[
+            &["break", "-y", "--url", &url, "a", "--claim", text(&claim, "claim"), "--timeout", "20s"][..],
+            &["--reason", "it hangs", "--syslog", log_at.to_str().unwrap()],
+        ]
+        .concat(),
+    );
+    held.warns("is lost: it was broken by ");
+    if !comes_the_answer {
+        // What is on its way does not arrive.
+        proxy.answers(Flow::Swallow);
+    }
+    breaks.signal(signal);
+    let (status, warned) = breaks.end_and_warned();
+    let mut bytes = [0; 2000];
+    let length = log.recv(&mut bytes).unwrap();
+    (status, warned, String::from_utf8_lossy(&bytes[..length]).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_does_not_keep_what_was_done_from_being_written_down() {
+    for (signal, status, is_answered, done) in [
+        ("TERM", 143, true, " is broken by "),
+        ("INT", 130, false, " may be broken, which the store did not answer, by "),
+    ] {
+        let (ended, warned, told) = interrupted(signal, is_answered).await;
+        assert_eq!(ended, Some(status), "{warned:?}");
+        assert!(warned[0].contains(done) && warned[0].contains(": it hangs; store "), "{warned:?}");
+        assert!(told.ends_with(warned[0].strip_prefix("globallock: ").unwrap()), "{told}");
+    }
+}
+
+#[test]
 fn only_a_holder_without_signs_of_life_is_broken_where_that_is_asked_for() {
     let store = Store::redis();
     let Store::Redis(server) = &store else { unreachable!() };
@@ -221,8 +283,10 @@ fn nothing_is_broken_without_a_terminal_or_a_claim() {
     let store = Store::file();
     let _held = store.hold(&[], "a");
     let claim = claims(&store, "a").remove(0);
+    let long = "x".repeat(257);
     for (arguments, why) in [
-        (&["a", "--claim", text(&claim, "claim")][..], "there is no terminal: add --yes"),
+        (&["a", "-y", "--claim", "x", "--reason", &long][..], "a reason has at most 256 characters"),
+        (&["a", "--claim", text(&claim, "claim")], "there is no terminal: add --yes"),
         (&["a"], "there is no terminal: add --yes"),
         (&["a", "-y"], "say which claim is to be broken: --claim or --token"),
         (&["a", "-y", "--claim", "x", "--token", "1"], "cannot be used with"),

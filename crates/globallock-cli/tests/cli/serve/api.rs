@@ -145,7 +145,7 @@ fn an_order_that_is_not_understood_changes_nothing() {
     let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
     let token = server.token();
     let order = |field: &str, value: Value| {
-        let mut order = json!({ "name": "a", "confirm": "a", "claim": claim, "reason": "" });
+        let mut order = json!({ "name": "a", "confirm": "a", "claim": claim, "held": true, "reason": "" });
         order[field] = value;
         order.to_string()
     };
@@ -157,8 +157,11 @@ fn an_order_that_is_not_understood_changes_nothing() {
         (order("claim", json!("two words")), 400),
         (order("name", json!(null)), 400),
         (order("more", json!(1)), 400),
-        (json!({ "name": "", "confirm": "", "claim": claim }).to_string(), 400),
+        (order("held", json!(null)), 400),
+        (json!({ "name": "a", "confirm": "a", "claim": claim }).to_string(), 400),
+        (json!({ "name": "", "confirm": "", "claim": claim, "held": true }).to_string(), 400),
         (order("reason", json!(long)), 413),
+        (order("reason", json!("x".repeat(257))), 400),
         ("{".to_owned(), 400),
         ("[]".to_owned(), 400),
         ("\u{0}".to_owned(), 400),
@@ -230,7 +233,13 @@ fn paths_that_are_not_there_and_methods_that_do_nothing_are_refused() {
     ] {
         let mut connection = server.connect();
         connection.send(method, path, &[], "");
-        let (found, _) = connection.head().unwrap();
-        assert_eq!(found, status, "{method} {path}");
+        if method == "HEAD" {
+            assert_eq!(connection.head().unwrap().0, status, "{method} {path}");
+            continue;
+        }
+        let reply = connection.reply().unwrap();
+        assert_eq!(reply.status, status, "{method} {path}");
+        assert_eq!(status >= 400, reply.header("content-type") == "application/json", "{reply:?}");
+        assert!(status < 400 || reply.json()["error"].is_string(), "{reply:?}");
     }
 }

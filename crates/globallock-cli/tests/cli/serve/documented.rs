@@ -51,7 +51,7 @@ fn every_field_that_is_answered_is_documented_and_no_other() {
     news.extend(["changed", "renewed", "gone"].map(str::to_owned));
     let claim = lock["queue"][0]["claim"].as_str().unwrap().to_owned();
     let broken = server.break_claim("a", &claim, "").json();
-    let order = ["name", "confirm", "claim", "reason"].map(str::to_owned).into();
+    let order = ["name", "confirm", "claim", "held", "reason"].map(str::to_owned).into();
     for (heading, expected) in [
         ("### All locks", vec![fields(&locks)]),
         ("### One lock", vec![fields(&lock)]),

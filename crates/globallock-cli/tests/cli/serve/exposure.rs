@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use super::served;
 use crate::support::{Ended, TestStore, ended};
 
 fn refused(store: &TestStore, arguments: &[&str]) -> Ended {
@@ -46,10 +47,34 @@ fn what_cannot_be_served_or_should_not_is_refused_in_one_sentence() {
         (&["--listen", local, "--tls-cert", &secrets, "--tls-key", &secrets], "it has no certificate in PEM"),
         (&["--listen", local, "--tls-cert", &secrets], "--tls-key"),
         (&["--interval", "10ms"], "the shortest is 100ms"),
+        (&["--as", " "], "say who breaks claims here"),
+        (&["--allow-host", "https://locks.example.org"], "no scheme and no path"),
+        (&["--allow-host", "locks.example.org/page"], "no scheme and no path"),
+        (
+            &["--allow-host", "locks.example.org", "--allow-break"],
+            "give --token-file or --auth-file, or --no-secret",
+        ),
+        (&["--allow-break", "--no-secret"], "--allow-host <HOST>"),
+        (
+            &["--allow-host", "locks.example.org", "--no-secret", "--token-file", &secrets],
+            "cannot be used with",
+        ),
     ] {
         let refused = refused(&store, arguments);
         assert!(refused.error.contains(expected), "{arguments:?}: {}", refused.error);
         assert_eq!((refused.status, &*refused.output), (Some(64), ""), "{arguments:?}");
         assert!(!refused.error.contains("0123456789"), "no secret is shown: {}", refused.error);
+    }
+}
+
+#[test]
+fn who_has_a_proxy_that_asks_for_secrets_may_go_without_one() {
+    for arguments in [
+        &["--allow-host", "locks.example.org", "--allow-break", "--no-secret"][..],
+        &["--allow-host", "locks.example.org:8443"],
+    ] {
+        let (_store, server) = served(arguments);
+        let host = [("host", arguments[1])];
+        assert_eq!(server.connect().request("GET", "/api/session", &host, "").status, 200, "{arguments:?}");
     }
 }

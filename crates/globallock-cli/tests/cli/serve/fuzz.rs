@@ -71,7 +71,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), 0..300),
         Just(b"5\r\nhello\r\n0\r\n\r\n".to_vec()),
         Just(b"ffffffffffffffff\r\n".to_vec()),
-        Just(b"{\"name\":\"a\",\"confirm\":\"a\",\"claim\":\"1\"}".to_vec()),
+        Just(b"{\"name\":\"a\",\"confirm\":\"a\",\"claim\":\"1\",\"held\":true}".to_vec()),
         Just(br#"{"name":{"a":[[[[[[[[]]]]]]]]},"confirm":1e999}"#.to_vec()),
     ];
     let whole = (line, headers, "(\r\n)?", body).prop_map(|(line, headers, end, body)| {

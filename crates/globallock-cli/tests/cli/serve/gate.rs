@@ -1,6 +1,6 @@
 //! Who may ask, under which name, and from which page.
 
-use super::{Server, holder, served};
+use super::{Server, holder, order, served};
 use crate::support::TestStore;
 
 #[test]
@@ -63,7 +63,7 @@ fn a_page_of_another_site_can_neither_ask_nor_change_anything() {
     let (store, server) = served(&["--allow-break"]);
     let held = holder(&store, "a");
     let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
-    let order = serde_json::json!({ "name": "a", "confirm": "a", "claim": claim }).to_string();
+    let order = order("a", &claim, true, "").to_string();
     let token = server.token();
     let own = format!("http://127.0.0.1:{}", server.port);
     let send = |more: &[(&str, &str)]| {
@@ -85,6 +85,10 @@ fn a_page_of_another_site_can_neither_ask_nor_change_anything() {
         assert_eq!(followed.status, 200, "a link of another site leads here");
     }
     assert_eq!(server.get("/api/lock?name=a").json()["queue"][0]["claim"], claim, "it holds on");
+    // One without the token, one with an origin alone, one with another token, four origins; and of two
+    // sites, one order and one request for the events.
+    let counted = "globallock_serve_refused_total 11\n";
+    assert!(server.get("/metrics").body.contains(counted), "{}", server.get("/metrics").body);
     assert_eq!(with("origin", &own), 200);
     drop(held);
 }
@@ -94,7 +98,7 @@ fn without_allow_break_nothing_can_be_changed() {
     let (store, server) = served(&[]);
     let held = holder(&store, "a");
     let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
-    let order = serde_json::json!({ "name": "a", "confirm": "a", "claim": claim }).to_string();
+    let order = order("a", &claim, true, "").to_string();
     let headers = [("content-type", "application/json"), ("x-globallock-token", "")];
     let refused = server.connect().request("POST", "/api/break", &headers, &order);
     assert_eq!(refused.status, 403);
@@ -139,7 +143,7 @@ fn with_secrets_nothing_but_the_health_is_told_to_others() {
     // Who has broken a claim is the one who has shown a password, whatever --as says.
     let held = holder(&store, "a");
     let asked = get("/api/lock?name=a", Some(alice)).json();
-    let order = serde_json::json!({ "name": "a", "confirm": "a", "claim": asked["queue"][0]["claim"] });
+    let order = order("a", asked["queue"][0]["claim"].as_str().unwrap(), true, "");
     let csrf = get("/api/session", Some(alice)).json()["token"].as_str().unwrap().to_owned();
     let headers =
         [("content-type", "application/json"), ("x-globallock-token", &*csrf), ("authorization", alice)];

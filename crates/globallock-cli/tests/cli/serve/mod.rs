@@ -1,6 +1,7 @@
 //! `globallock serve` from the outside: requests over TCP, as clients and attackers send them.
 
 mod api;
+mod audit;
 mod documented;
 mod events;
 mod exposure;
@@ -15,6 +16,7 @@ use std::process::Command;
 
 use crate::support::{Running, TestStore, globallock};
 use http::{Connection, Reply};
+use serde_json::Value;
 
 /// A server of pages that runs until this is dropped.
 struct Server {
@@ -55,13 +57,29 @@ impl Server {
         self.get("/api/session").json()["token"].as_str().unwrap().to_owned()
     }
 
-    /// Asks to break a claim, as the page does.
+    /// Asks to break a claim that holds, as the page does.
     fn break_claim(&self, name: &str, claim: &str, reason: &str) -> Reply {
-        let order = serde_json::json!({ "name": name, "confirm": name, "claim": claim, "reason": reason });
+        let mut client = self.connect();
+        self.order(&mut client, &order(name, claim, true, reason));
+        client.reply().expect("there is an answer")
+    }
+
+    /// Sends an order of a page.
+    fn order(&self, client: &mut Connection, order: &Value) {
         let token = self.token();
         let headers = [("content-type", "application/json"), ("x-globallock-token", &*token)];
-        self.connect().request("POST", "/api/break", &headers, &order.to_string())
+        client.send("POST", "/api/break", &headers, &order.to_string());
     }
+
+    /// The claims of a lock.
+    fn queue(&self, name: &str) -> Vec<Value> {
+        self.get(&format!("/api/lock?name={name}")).json()["queue"].as_array().unwrap().clone()
+    }
+}
+
+/// What a page sends to break a claim that it has seen to hold or to wait.
+fn order(name: &str, claim: &str, held: bool, reason: &str) -> Value {
+    serde_json::json!({ "name": name, "confirm": name, "claim": claim, "held": held, "reason": reason })
 }
 
 /// A store, and a server that shows it.

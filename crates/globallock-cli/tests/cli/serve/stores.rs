@@ -59,7 +59,31 @@ fn a_store_that_goes_away_is_told_and_comes_back_and_its_password_is_never_shown
     server.running.signal("TERM");
     let (status, warned) = server.running.end_and_warned();
     assert_eq!((status, warned.iter().any(|line| line.contains("CANARY"))), (Some(0), false), "{warned:?}");
+    let said = |text: &str| warned.iter().filter(|line| line.contains(text)).count();
+    assert_eq!([said("not all locks can be listed: "), said("all locks can be listed again")], [1, 1]);
     drop(held);
+}
+
+#[test]
+fn a_store_that_refuses_or_does_not_answer_is_told_at_the_start_and_locks_that_are_not_known_are_no_answer() {
+    let redis = Redis::start_with(&["--requirepass", "CANARY"]).unwrap();
+    let refused = format!("redis://:CANARY2@127.0.0.1:{}", redis.port());
+    // Nothing listens at the first port.
+    for (url, why) in [(&*refused, "denied access"), ("redis://127.0.0.1:1", "unavailable")] {
+        let server = Server::of(url, &["--timeout", "1s"]);
+        let said = server.running.warns("not all locks can be listed: ");
+        assert!(said.contains(why), "{said}");
+        for _ in 0..3 {
+            let locks = server.get("/api/locks");
+            let error = locks.json()["error"].as_str().unwrap().to_owned();
+            assert_eq!(locks.status, 503, "{locks:?}");
+            assert!(error.starts_with("the locks are not known yet: ") && error.contains(why), "{error}");
+        }
+        server.running.signal("TERM");
+        let (status, warned) = server.running.end_and_warned();
+        assert_eq!((status, warned), (Some(0), Vec::new()), "it is said once");
+        assert!(!said.contains("CANARY"), "{said}");
+    }
 }
 
 #[test]

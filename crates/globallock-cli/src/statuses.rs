@@ -21,6 +21,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("1", &["status"], "the lock is held or waited for"),
     ("64", ALL, "wrong usage: an option, the name, or the address"),
     ("69", ALL_BUT_SERVE, "the store cannot be reached, or cannot serve"),
+    ("69", &["serve"], "the store's directory cannot be used; a server that is away is asked again"),
     ("69", &["doctor"], "something else is bad: the store may lose locks"),
     ("70", ALL, "something went wrong inside"),
     ("75", &["run", "hold"], TAKEN),
@@ -28,6 +29,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("76", &["run"], RUN_LOST),
     ("76", &["hold"], "the lock was lost while it was held; or this waiter was evicted"),
     ("77", ALL_BUT_SERVE, "the store refused the user"),
+    ("77", &["serve"], "the store's directory refused the user; a server that refuses is asked again"),
     ("77", &["doctor"], "a right is missing"),
     ("126", &["run"], "the command cannot be run"),
     ("127", &["run"], "the command was not found"),
@@ -113,7 +115,7 @@ mod tests {
         for verb in crate::arguments::command(&Schemes::default()).get_subcommands() {
             let asks = verb.get_arguments().any(|argument| argument.get_id() == "url");
             let rows = TABLE.iter().filter(|(_, verbs, _)| verbs.contains(&verb.get_name())).count();
-            assert_eq!(asks, rows > 2, "{}", verb.get_name());
+            assert_eq!(asks, rows > 3, "{}", verb.get_name());
             let below = verb.get_after_long_help().map(ToString::to_string).unwrap_or_default();
             assert_eq!(asks, below.contains("\nExit status:\n"), "{}", verb.get_name());
         }

@@ -78,3 +78,11 @@ fn who_has_a_proxy_that_asks_for_secrets_may_go_without_one() {
         assert_eq!(server.connect().request("GET", "/api/session", &host, "").status, 200, "{arguments:?}");
     }
 }
+
+#[test]
+fn a_directory_that_cannot_be_used_is_refused_at_once() {
+    let store = TestStore::new();
+    let refused = refused(&store, &["--listen", "127.0.0.1:0", "--url", "file:///proc/none"]);
+    assert!(refused.error.contains("its parent does not exist"), "{}", refused.error);
+    assert_eq!((refused.status, &*refused.output), (Some(69), ""));
+}

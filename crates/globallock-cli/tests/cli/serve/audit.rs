@@ -69,7 +69,9 @@ async fn a_break_is_written_down_though_whoever_asked_for_it_has_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_is_written_down_though_the_server_is_to_end() {
-    let asked = Asked::begin().await;
+    let mut asked = Asked::begin().await;
+    // Then no connection keeps the server from its end either.
+    drop(asked.client.take());
     asked.server.running.signal("TERM");
     asked.is_written(" is broken by alice: it hangs; ");
     assert_eq!(asked.server.running.end(), Some(0));

@@ -63,11 +63,11 @@ impl fmt::Display for Wait {
 /// first.
 ///
 /// An owner is a process, or a manager whose process is not known, or a single claim that says nothing of its
-/// owner. Owners are a deadlock if none of them could go on, whatever all others release, and if it is not one
-/// wait of a process for itself: in the queue of one name, a claim may well be that of another thread. For a
-/// semaphore, the release of any permit is enough to go on. A process keeps what it holds as long as one of its
-/// claims on other names waits. It may still end its deadlock itself: it may give up, or release by a thread
-/// that does not wait.
+/// owner. Owners are a deadlock if none of them could go on whatever all others release, and if it is not one
+/// wait of a process for itself: in the queue of one name, a claim may well be that of another thread. For
+/// a semaphore, the release of any permit is enough to go on. A process keeps what it holds as long as one of
+/// its claims on other names waits. It may still end its deadlock itself: it may give up, or release by
+/// a thread that does not wait.
 ///
 /// ```
 /// use globallock::queue::Permits;

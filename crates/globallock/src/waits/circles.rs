@@ -26,8 +26,8 @@ enum Node {
 ///
 /// A claim waits for every tied holder that alone keeps it out, and if none does, for all of them together;
 /// and it waits for what those wait for who are in front of it. So that crowds make few edges, a claim leaves
-/// it to the last one of its kind in front of it to wait for those in front of that. The cost is the claims of
-/// a name times the kinds of claims on it.
+/// it to the last one of its kind in front of it to wait for those in front of that. The cost is the claims
+/// of a name times the kinds of claims on it.
 pub(super) fn circles(left: &Reduction, names: usize) -> Vec<Vec<Step>> {
     let mut edges = Edges::default();
     let places: Vec<Vec<bool>> = (0..names).map(|name| left.stuck_places(name)).collect();
@@ -63,7 +63,7 @@ pub(super) fn circles(left: &Reduction, names: usize) -> Vec<Vec<Step>> {
     for (party, claims) in &stuck {
         claims.iter().for_each(|(name, at)| edges.add(Node::Owner(*party), Node::Claim(*name, *at), None));
     }
-    edges.cycles().into_iter().map(|cycle| joined(left, cycle)).collect()
+    edges.cycles().into_iter().map(|cycle| joined(left, &cycle)).collect()
 }
 
 fn excludes(one: &Place, other: &Place) -> bool {
@@ -97,7 +97,7 @@ fn in_front(left: &Reduction, name: usize, is_stuck: &[bool], waiter: usize) -> 
 }
 
 /// A circle without those who only stand between two others in one queue.
-fn joined(left: &Reduction, circle: Vec<Step>) -> Vec<Step> {
+fn joined(left: &Reduction, circle: &[Step]) -> Vec<Step> {
     let mut joined: Vec<Step> = Vec::with_capacity(circle.len());
     let take = |joined: &mut Vec<Step>, next: Step| {
         if let Some(last) = joined.last_mut()

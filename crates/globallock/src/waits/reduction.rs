@@ -20,10 +20,10 @@ pub(super) struct Place {
 /// granted in the order of the queue, as [`admit`](crate::queue::admit) does. It tells a wait for one of
 /// several permits, which any of their holders can end, from a wait for several holders at once.
 ///
-/// An owner keeps what it holds of one name as long as it waits for another name in vain: it is *tied*. Claims
-/// in the queue of one name are taken for those of different threads, of which each may release by itself, and
-/// so are claims that wait: each goes on by itself once it is granted. A departure never takes back a grant,
-/// so the order in which owners go on makes no difference, and each needs to be tried once.
+/// An owner keeps what it holds of one name as long as it waits for another name in vain: it is *tied*.
+/// Claims in the queue of one name are taken for those of different threads, of which each may release by
+/// itself, and so are claims that wait: each goes on by itself once it is granted. A departure never takes
+/// back a grant, so the order in which owners go on makes no difference, and each needs to be tried once.
 #[derive(Debug)]
 pub(super) struct Reduction {
     queues: Vec<Vec<Place>>,

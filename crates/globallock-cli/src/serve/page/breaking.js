@@ -41,7 +41,7 @@ export class Breaking {
     this.isDone = false;
     const later = (performance.now() - answer.seen) / 1000;
     const age = claim.age_seconds === null ? "unknown" : duration(claim.age_seconds + later);
-    const waiters = answer.queue.filter((other) => !other.held).length;
+    const waiters = answer.claims.filter((other) => !other.held).length;
     const facts = [["Lock", shown(name)], ["Owner", owner(claim)], [claim.held ? "Held for" : "Waited for", age],
       ["Mode", mode(claim)], ["Waiters", String(waiters)], ["Claim", shown(claim.claim)],
       ["Done by", shown(this.session?.user ?? "")]];

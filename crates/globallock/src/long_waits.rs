@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::EntryKey;
 use crate::context::Context;
-use crate::error::Result;
 use crate::hold::{Hold, Phase};
-use crate::observe::{Event, Operation};
-use crate::onlooking::{self, answered};
+use crate::observe::Event;
+use crate::onlooking;
 use crate::sync::{Handle, Instant, now};
 use crate::waits::Wait;
 
@@ -91,9 +89,6 @@ async fn tell_of_deadlocks(context: Arc<Context>) {
     let Ok(graph) = onlooking::waits(&context, "").await else { return };
     let owner = context.owner();
     for cycle in graph.cycles() {
-        if !cycle.iter().any(|wait| wait.waiter == owner) || !lasts(&context, cycle).await.unwrap_or(false) {
-            continue;
-        }
         let now = now();
         for hold in context.renewer.waiting() {
             let is_part = |wait: &Wait| wait.waiter == owner && wait.name == hold.claim.name;
@@ -102,29 +97,4 @@ async fn tell_of_deadlocks(context: Arc<Context>) {
             }
         }
     }
-}
-
-/// Whether each claim of a circle still waits for the next.
-///
-/// Queues are read one after the other, so that waits may have been seen which never were at the same time.
-/// Claims do not change places and have a key each. So waits that are seen again have all been there at the
-/// moment between the first looks and the second.
-///
-/// # Errors
-/// As the store answers.
-///
-/// # Cancel safety
-/// Nothing is lost.
-async fn lasts(context: &Context, cycle: &[Wait]) -> Result<bool> {
-    for wait in cycle {
-        let queue =
-            answered(context, Some(Operation::Inspect), || context.backend.inspect(&wait.name)).await?;
-        let place = |key: &EntryKey| queue.iter().position(|entry| entry.key == *key);
-        let (blocker, waiter) = (place(&wait.blocked_by), place(&wait.claim));
-        match (blocker, waiter) {
-            (Some(blocker), Some(waiter)) if blocker < waiter && !queue[waiter].held => {}
-            _ => return Ok(false),
-        }
-    }
-    Ok(true)
 }

@@ -292,8 +292,30 @@ impl LockManager {
 
     /// Finds out who waits for whom over the names that begin with `prefix`, and the deadlocks: see
     /// [`WaitGraph`]. It lists the names, and then inspects those that somebody waits for, several at a time.
-    /// The queues are read one after the other, so what changes meanwhile may be told wrongly: look again
-    /// before you act.
+    /// The queues are read one after the other, so a wait that begins or ends meanwhile may be told or not.
+    /// A deadlock is told only if a second look finds the same claims again, so that all that makes it one
+    /// was there at one moment.
+    ///
+    /// ```
+    /// use globallock::{LockManager, ManagerOptions};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let process = |process| ManagerOptions::new().process(process);
+    /// let one = LockManager::connect_with("memory:waits", process(1)).await?;
+    /// let two = LockManager::connect_with("memory:waits", process(2)).await?;
+    /// let _held = (one.mutex("a").acquire().await?, two.mutex("b").acquire().await?);
+    /// let locks = [one.mutex("b"), two.mutex("a")];
+    /// let waiting = locks.map(|lock| tokio::spawn(async move { lock.acquire().await }));
+    /// let deadlock = loop {
+    ///     if let [deadlock] = one.waits("").await?.cycles() {
+    ///         break deadlock.clone();
+    ///     }
+    ///     tokio::task::yield_now().await;
+    /// };
+    /// assert!(deadlock.iter().any(|wait| wait.name.as_str() == "a" && wait.blocker.pid == Some(1)));
+    /// # waiting.iter().for_each(|waiting| waiting.abort());
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`LockManager::inspect`].

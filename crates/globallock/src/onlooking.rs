@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use futures_util::{TryFutureExt, TryStreamExt};
 
 use crate::backend::{Change, Entry, Summary, WaitMode};
@@ -82,19 +82,36 @@ pub(crate) fn list<'a>(context: &'a Context, prefix: &'a str) -> BoxStream<'a, R
 /// How many queues are asked for at a time.
 const ASKED_AT_ONCE: usize = 32;
 
-/// Who waits for whom, over the names that begin with `prefix`.
+/// Who waits for whom, over the names that begin with `prefix`; deadlocks are looked at twice.
 ///
 /// # Cancel safety
 /// Nothing is lost.
 pub(crate) async fn waits(context: &Context, prefix: &str) -> Result<WaitGraph> {
     let contended = list(context, prefix).try_filter(|summary| ready(summary.waiters > 0));
-    let queues = contended.map_ok(|summary| async move {
-        let queue =
-            answered(context, Some(Operation::Inspect), || context.backend.inspect(&summary.name)).await?;
-        Ok((summary.name, queue))
+    let queues = queues(context, contended.map_ok(|summary| summary.name)).await?;
+    let mut graph = WaitGraph::of(queues.iter().map(|(name, queue)| (name, &queue[..])));
+    if !graph.cycles().is_empty() {
+        let seen = queues.into_iter().flat_map(|(_, queue)| queue).map(|entry| entry.key).collect();
+        let again = self::queues(context, stream::iter(graph.stuck().to_vec()).map(Ok)).await?;
+        graph.confirm(&seen, again);
+    }
+    Ok(graph)
+}
+
+/// Reads the queues of names, several at a time, and sorts them by name.
+async fn queues(
+    context: &Context,
+    names: impl Stream<Item = Result<Name>>,
+) -> Result<Vec<(Name, Vec<Entry>)>> {
+    let queues = names.map_ok(|name| async move {
+        let queue = answered(context, Some(Operation::Inspect), || context.backend.inspect(&name)).await?;
+        Ok((name, queue))
     });
-    let queues: Vec<(Name, Vec<Entry>)> = queues.try_buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
-    Ok(WaitGraph::of(queues.iter().map(|(name, queue)| (name, &queue[..]))))
+    let mut queues: Vec<(Name, Vec<Entry>)> =
+        queues.try_buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
+    // So that two looks at the same queues tell the same.
+    queues.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(queues)
 }
 
 /// Watches as the store does, once it can be reached. If it cannot within the store timeout, that is told

@@ -1,14 +1,20 @@
 //! Who waits for whom over several names, and where that goes round in a circle.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod circles;
+mod reduction;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+
+use circles::{Step, circles};
+use reduction::{Place, Reduction};
 
 use crate::backend::{Entry, EntryKey};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::{Permits, blockers, nearest};
 
-/// One owner waits for another: for a name that the other holds, or asked for before.
+/// A claim waits for another one: for a name that the other holds, or asked for before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wait {
@@ -24,6 +30,25 @@ pub struct Wait {
     pub blocked_by: EntryKey,
     /// Whether that claim holds the name, rather than waits in front.
     pub is_held: bool,
+    /// Whether another program made the claim that waits.
+    pub is_waiter_foreign: bool,
+    /// Whether another program made the claim that is waited for.
+    pub is_blocker_foreign: bool,
+}
+
+impl Wait {
+    fn new(name: &Name, waiter: &Entry, blocker: &Entry) -> Self {
+        Wait {
+            name: name.clone(),
+            waiter: waiter.owner.clone(),
+            claim: waiter.key.clone(),
+            blocker: blocker.owner.clone(),
+            blocked_by: blocker.key.clone(),
+            is_held: blocker.held,
+            is_waiter_foreign: waiter.id.is_none(),
+            is_blocker_foreign: blocker.id.is_none(),
+        }
+    }
 }
 
 /// Writes `job (pid 12 on db1) waits for "a", held by import (pid 7 on db2)`.
@@ -37,10 +62,12 @@ impl fmt::Display for Wait {
 /// Who waits for whom, and the deadlocks in it: owners of whom each waits for the next, and the last for the
 /// first.
 ///
-/// An owner is a process, or a manager whose process is not known. A wait of a process for itself is left
-/// out, because one of its threads may well wait for another; so is a holder of another program that says
-/// nothing of itself. A circle of processes is a deadlock unless one of them gives up by itself, or lets go
-/// of its lock by a thread that does not wait.
+/// An owner is a process, or a manager whose process is not known, or a single claim that says nothing of its
+/// owner. Owners are a deadlock if none of them could go on whatever all others release, and if it is not one
+/// wait of a process for itself: in the queue of one name, a claim may well be that of another thread. For
+/// a semaphore, the release of any permit is enough to go on. A process keeps what it holds as long as one of
+/// its claims on other names waits. It may still end its deadlock itself: it may give up, or release by
+/// a thread that does not wait.
 ///
 /// ```
 /// use globallock::queue::Permits;
@@ -64,6 +91,7 @@ impl fmt::Display for Wait {
 pub struct WaitGraph {
     waits: Vec<Wait>,
     cycles: Vec<Vec<Wait>>,
+    stuck: Vec<Name>,
 }
 
 /// What tells owners apart.
@@ -71,152 +99,86 @@ pub struct WaitGraph {
 enum Party {
     Process(String, u32),
     Manager(String),
+    /// By the number of its name, and its place there.
+    Unknown(usize, usize),
 }
 
 impl Party {
-    fn of(entry: &Entry) -> Option<Self> {
+    fn of(entry: &Entry, (name, place): (usize, usize)) -> Self {
         match (&entry.owner, entry.id) {
-            (Owner { host, pid: Some(pid), .. }, _) => Some(Party::Process(host.clone(), *pid)),
-            (_, Some(id)) => Some(Party::Manager(id.manager())),
-            (_, None) => None,
+            (Owner { host, pid: Some(pid), .. }, _) => Party::Process(host.clone(), *pid),
+            (_, Some(id)) => Party::Manager(id.manager()),
+            (_, None) => Party::Unknown(name, place),
         }
     }
 }
 
 impl WaitGraph {
-    /// Finds out who waits for whom, from the queues of names as [`LockManager::inspect`] lists them.
+    /// Finds out who waits for whom, from the queues of names as [`LockManager::inspect`] lists them at one
+    /// moment.
     ///
     /// [`LockManager::inspect`]: crate::LockManager::inspect
     #[must_use]
     pub fn of<'a>(queues: impl IntoIterator<Item = (&'a Name, &'a [Entry])>) -> Self {
+        let queues: Vec<(&Name, &[Entry])> = queues.into_iter().collect();
+        let mut parties = HashMap::new();
         let mut waits = Vec::new();
-        let mut edges = Edges::default();
-        for (name, queue) in queues {
+        let mut places = Vec::with_capacity(queues.len());
+        for (number, (name, queue)) in queues.iter().enumerate() {
             let permits: Vec<Permits> = queue.iter().map(|entry| entry.permits).collect();
             for (index, waiter) in queue.iter().enumerate().filter(|(_, entry)| !entry.held) {
                 // Behind a crowd, it waits for the nearest, who wait for the next.
                 let ahead = permits[..index].iter().rev().copied();
                 let first = index - nearest(ahead, waiter.permits).unwrap_or(index);
-                for blocker in blockers(&permits[first..index], waiter.permits) {
-                    let blocker = &queue[first + blocker];
-                    let (Some(from), Some(to)) = (Party::of(waiter), Party::of(blocker)) else { continue };
-                    if from != to {
-                        edges.add(from, to, waits.len());
-                        waits.push(Wait {
-                            name: name.clone(),
-                            waiter: waiter.owner.clone(),
-                            claim: waiter.key.clone(),
-                            blocker: blocker.owner.clone(),
-                            blocked_by: blocker.key.clone(),
-                            is_held: blocker.held,
-                        });
-                    }
-                }
+                let blockers = blockers(&permits[first..index], waiter.permits);
+                waits.extend(blockers.into_iter().map(|at| Wait::new(name, waiter, &queue[first + at])));
             }
+            let place = |(at, entry): (usize, &Entry)| {
+                let next = parties.len();
+                let party = *parties.entry(Party::of(entry, (number, at))).or_insert(next);
+                Place { party, permits: entry.permits, held: entry.held }
+            };
+            places.push(queue.iter().enumerate().map(place).collect());
         }
-        let whole = |cycle: Vec<usize>| cycle.into_iter().map(|wait| waits[wait].clone()).collect();
-        let cycles = edges.cycles().into_iter().map(whole).collect();
-        WaitGraph { waits, cycles }
+        let left = Reduction::of(places, parties.len());
+        let whole = |step: &Step| {
+            let (name, queue) = queues[step.name];
+            Wait::new(name, &queue[step.waiter], &queue[step.blocker])
+        };
+        let circles = circles(&left, queues.len());
+        let cycles = circles.iter().map(|circle| circle.iter().map(whole).collect()).collect();
+        let stuck: BTreeSet<usize> =
+            (0..parties.len()).flat_map(|party| left.stuck(party).iter().copied()).collect();
+        WaitGraph { waits, cycles, stuck: stuck.into_iter().map(|name| queues[name].0.clone()).collect() }
     }
 
-    /// Every wait of one owner for another.
+    /// For each claim that waits, the fewest claims in front of it that keep it waiting as long as they stay.
     #[must_use]
     pub fn waits(&self) -> &[Wait] {
         &self.waits
     }
 
     /// The deadlocks: in each, the blocker of a wait is the waiter of the next, and that of the last is the
-    /// waiter of the first. Of owners that wait for each other in several ways, one shortest circle.
+    /// waiter of the first. Of owners that wait for each other in several ways, one circle.
     #[must_use]
     pub fn cycles(&self) -> &[Vec<Wait>] {
         &self.cycles
     }
-}
 
-/// The parties by number, and whom each waits for, by which wait.
-#[derive(Debug, Default)]
-struct Edges {
-    numbers: HashMap<Party, usize>,
-    of: Vec<Vec<(usize, usize)>>,
-}
-
-impl Edges {
-    fn number(&mut self, party: Party) -> usize {
-        let number = *self.numbers.entry(party).or_insert(self.of.len());
-        self.of.resize(self.numbers.len(), Vec::new());
-        number
+    /// The names that somebody waits for in vain: all that has to do with deadlocks is in their queues.
+    pub(crate) fn stuck(&self) -> &[Name] {
+        &self.stuck
     }
 
-    fn add(&mut self, from: Party, to: Party, wait: usize) {
-        let (from, to) = (self.number(from), self.number(to));
-        self.of[from].push((to, wait));
-    }
-
-    /// One shortest circle, as its waits, for each group of parties of which each waits, over others, for
-    /// every other one.
-    fn cycles(&self) -> Vec<Vec<usize>> {
-        let groups = self.groups();
-        let mut told = HashSet::new();
-        // In a group of one nobody waits for itself.
-        let starts = (0..self.of.len()).filter(|party| told.insert(groups[*party]));
-        starts.filter_map(|start| self.shortest_cycle(start, &groups)).collect()
-    }
-
-    /// The group of each party: Kosaraju's algorithm, as in Aho, Hopcroft and Ullman, "Data Structures and
-    /// Algorithms" (1983), section 6.7.
-    fn groups(&self) -> Vec<usize> {
-        let mut left = Vec::with_capacity(self.of.len());
-        let mut seen = vec![false; self.of.len()];
-        for start in 0..self.of.len() {
-            let mut path = vec![(start, 0)];
-            while let Some((party, next)) = path.pop() {
-                if next == 0 && std::mem::replace(&mut seen[party], true) {
-                    continue;
-                }
-                match self.of[party].get(next) {
-                    Some((to, _)) => path.extend([(party, next + 1), (*to, 0)]),
-                    None => left.push(party),
-                }
-            }
-        }
-        let mut back = vec![Vec::new(); self.of.len()];
-        for (from, edges) in self.of.iter().enumerate() {
-            edges.iter().for_each(|(to, _)| back[*to].push(from));
-        }
-        let mut groups = vec![None; self.of.len()];
-        for start in left.into_iter().rev() {
-            let mut next = vec![start];
-            while let Some(party) = next.pop() {
-                if groups[party].is_none() {
-                    groups[party] = Some(start);
-                    next.extend(&back[party]);
-                }
-            }
-        }
-        groups.into_iter().flatten().collect()
-    }
-
-    /// The waits that lead from a party to itself, by breadth.
-    fn shortest_cycle(&self, start: usize, groups: &[usize]) -> Option<Vec<usize>> {
-        let mut came_by: HashMap<usize, (usize, usize)> = HashMap::new();
-        let mut next = VecDeque::from([start]);
-        while let Some(party) = next.pop_front() {
-            for &(to, wait) in self.of[party].iter().filter(|(to, _)| groups[*to] == groups[start]) {
-                if to == start {
-                    let before =
-                        std::iter::successors(came_by.get(&party), |(before, _)| came_by.get(before));
-                    let mut cycle: Vec<usize> = before.map(|(_, wait)| *wait).collect();
-                    cycle.reverse();
-                    cycle.push(wait);
-                    return Some(cycle);
-                }
-                came_by.entry(to).or_insert_with(|| {
-                    next.push_back(to);
-                    (party, wait)
-                });
-            }
-        }
-        None
+    /// Keeps the deadlocks alone that are there also at a second look at the names of [`WaitGraph::stuck`].
+    ///
+    /// Queues are read one after the other, so that waits may have been seen which never were at the same
+    /// time. Claims do not change places and have a key each that never comes back. So claims that are seen
+    /// again have all been there at the moment between the looks, and those that wait still have waited.
+    /// What else there was at that moment can only have made others wait.
+    pub(crate) fn confirm(&mut self, first: &HashSet<EntryKey>, mut again: Vec<(Name, Vec<Entry>)>) {
+        again.iter_mut().for_each(|(_, queue)| queue.retain(|entry| first.contains(&entry.key)));
+        self.cycles = WaitGraph::of(again.iter().map(|(name, queue)| (name, &queue[..]))).cycles;
     }
 }
 

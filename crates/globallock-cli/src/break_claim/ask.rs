@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::exit::Failure;
 use crate::inspect::queue;
-use crate::onlook::rows::ClaimRow;
+use crate::onlook::rows::{ClaimRow, WaitRow};
 use crate::onlook::table::Sheet;
 use crate::onlook::text::shown;
 
@@ -28,7 +28,7 @@ pub(super) async fn which(entries: &[Entry], waiter: bool, name: &Name) -> Resul
     let shown = &entries[..entries.len().min(MOST)];
     let may_be = |index: usize| shown[index].held || waiter;
     let choices: Vec<usize> = (0..shown.len()).filter(|index| may_be(*index)).collect();
-    let table = queue::table(&ClaimRow::queue(shown, Duration::ZERO), &queue::waits(name, shown));
+    let table = queue::table(&ClaimRow::queue(shown, Duration::ZERO), &WaitRow::of_queue(name, shown));
     let more = match entries.len() - shown.len() {
         0 => String::new(),
         more => format!("and {more} more\n"),

@@ -78,7 +78,7 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Inspect, sources: Sources) -> 
         let name = Name::new(&arguments.name)?;
         let entries = manager.inspect(&name).await?;
         let claims = ClaimRow::queue(&entries, Duration::ZERO);
-        let waits = queue::waits(&name, &entries);
+        let waits = WaitRow::of_queue(&name, &entries);
         if arguments.output == Output::Text {
             // Whoever waits for the search has something to read.
             print(&text(&name, &claims, &waits, manager.backend().address()))?;

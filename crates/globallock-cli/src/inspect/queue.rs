@@ -1,38 +1,8 @@
 //! A queue in columns, and for whom each waiter waits.
 
-use globallock::queue::{Permits, blockers, nearest};
-use globallock::{Entry, Name};
-
 use crate::onlook::rows::{ClaimRow, WaitRow};
 use crate::onlook::table::{Cell, Ink, Table};
 use crate::onlook::text::brief_seconds;
-
-/// For whom each waiter of a queue waits: the fewest claims ahead that keep it waiting.
-///
-/// Unlike the waits in which deadlocks are looked for, these include waits for oneself and for those who say
-/// nothing of themselves.
-pub(crate) fn waits(name: &Name, queue: &[Entry]) -> Vec<WaitRow> {
-    let permits: Vec<Permits> = queue.iter().map(|entry| entry.permits).collect();
-    let rows = ClaimRow::queue(queue, std::time::Duration::ZERO);
-    let mut waits = Vec::new();
-    for (index, waiter) in rows.iter().enumerate().filter(|(_, row)| !row.held) {
-        let mine = permits[index];
-        // Behind a crowd, it waits for the nearest, who wait for the next.
-        let first = index - nearest(permits[..index].iter().rev().copied(), mine).unwrap_or(index);
-        for blocker in blockers(&permits[first..index], mine) {
-            let blocker = &rows[first + blocker];
-            waits.push(WaitRow {
-                name: name.as_str().to_owned(),
-                waiter: waiter.who(),
-                claim: waiter.claim.clone(),
-                blocker: blocker.who(),
-                blocked_by: blocker.claim.clone(),
-                held: blocker.held,
-            });
-        }
-    }
-    waits
-}
 
 /// The queue in columns.
 pub(crate) fn table(claims: &[ClaimRow], waits: &[WaitRow]) -> Table {
@@ -73,7 +43,8 @@ mod tests {
     use std::time::Duration;
 
     use globallock::backend::ClaimId;
-    use globallock::{EntryKey, Owner};
+    use globallock::queue::Permits;
+    use globallock::{Entry, EntryKey, Name, Owner};
 
     use super::*;
     use crate::onlook::table::Sheet;
@@ -89,7 +60,7 @@ mod tests {
         let mut foreign = Entry::new(EntryKey::new("x"), true, mine, Owner::default());
         foreign.age = Some(Duration::from_secs(61));
         let queue = [foreign, entry(1, true, mine), entry(2, false, two), entry(3, false, mine)];
-        let waits = waits(&Name::new("a").unwrap(), &queue);
+        let waits = WaitRow::of_queue(&Name::new("a").unwrap(), &queue);
         let edges: Vec<(&str, &str, bool)> =
             waits.iter().map(|wait| (&*wait.waiter, &*wait.blocker, wait.held)).collect();
         let [job1, job2, job3] = ["job1", "job2", "job3"].map(|job| format!("{job} (pid 12 on db1)"));
@@ -106,12 +77,5 @@ mod tests {
             "{drawn}"
         );
         assert!(lines[4].ends_with("00000000000000000001000000000003"), "{drawn}");
-    }
-
-    #[test]
-    fn a_crowd_is_looked_through_in_a_moment() {
-        let queue: Vec<Entry> =
-            (0..20_000).map(|number| entry(number, number == 0, Permits::MUTEX)).collect();
-        assert_eq!(waits(&Name::new("a").unwrap(), &queue).len(), queue.len() - 1);
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use globallock::queue::Permits;
-use globallock::{Entry, LockKind, Summary, Wait};
+use globallock::{Entry, LockKind, Name, Owner, Summary, Wait, WaitGraph};
 use serde::Serialize;
 
 use super::text::shown;
@@ -104,6 +104,21 @@ fn seconds(time: Option<Duration>) -> Option<f64> {
     time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e6)
 }
 
+/// An owner for people.
+fn who(label: Option<&str>, pid: Option<u32>, host: Option<&str>, foreign: bool) -> String {
+    let pid = pid.map(|pid| format!("pid {pid}"));
+    let host = host.map(|host| format!("on {}", shown(host)));
+    let process = [pid, host].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let who = match (label.map(shown), process.is_empty()) {
+        (Some(label), true) => label,
+        (Some(label), false) => format!("{label} ({process})"),
+        (None, false) => process,
+        (None, true) if foreign => return "(foreign)".to_owned(),
+        (None, true) => "unknown".to_owned(),
+    };
+    if foreign { who + " (foreign)" } else { who }
+}
+
 impl ClaimRow {
     /// An entry of a queue, as it is `later` than it was seen. The place is not known from the entry alone.
     pub(crate) fn new(entry: &Entry, later: Duration) -> Self {
@@ -125,17 +140,7 @@ impl ClaimRow {
     /// Who made it, as `job (pid 12 on db1)`, fit for a terminal. What another program says of itself is
     /// marked as that.
     pub(crate) fn who(&self) -> String {
-        let pid = self.pid.map(|pid| format!("pid {pid}"));
-        let host = self.host.as_deref().map(|host| format!("on {}", shown(host)));
-        let process = [pid, host].into_iter().flatten().collect::<Vec<_>>().join(" ");
-        let who = match (self.label.as_deref().map(shown), process.is_empty()) {
-            (Some(label), true) => label,
-            (Some(label), false) => format!("{label} ({process})"),
-            (None, false) => process,
-            (None, true) if self.foreign => return "(foreign)".to_owned(),
-            (None, true) => "unknown".to_owned(),
-        };
-        if self.foreign { who + " (foreign)" } else { who }
+        who(self.label.as_deref(), self.pid, self.host.as_deref(), self.foreign)
     }
 
     /// A queue, oldest first, as it is `later` than it was seen.
@@ -180,14 +185,39 @@ impl LockRow {
 
 impl From<&Wait> for WaitRow {
     fn from(wait: &Wait) -> Self {
+        let of = |owner: &Owner, foreign| {
+            who(
+                owner.label.as_deref(),
+                owner.pid,
+                Some(&*owner.host).filter(|host| !host.is_empty()),
+                foreign,
+            )
+        };
         WaitRow {
             name: wait.name.as_str().to_owned(),
-            waiter: wait.waiter.to_string(),
+            waiter: of(&wait.waiter, wait.is_waiter_foreign),
             claim: wait.claim.as_str().to_owned(),
-            blocker: wait.blocker.to_string(),
+            blocker: of(&wait.blocker, wait.is_blocker_foreign),
             blocked_by: wait.blocked_by.as_str().to_owned(),
             held: wait.is_held,
         }
+    }
+}
+
+impl WaitRow {
+    /// For whom each waiter of one queue waits: the fewest claims in front of it that keep it waiting.
+    pub(crate) fn of_queue(name: &Name, queue: &[Entry]) -> Vec<Self> {
+        WaitRow::all(&WaitGraph::of([(name, queue)]))
+    }
+
+    /// All waits.
+    pub(crate) fn all(graph: &WaitGraph) -> Vec<Self> {
+        graph.waits().iter().map(WaitRow::from).collect()
+    }
+
+    /// The deadlocks, of which each is a circle of waits.
+    pub(crate) fn deadlocks(graph: &WaitGraph) -> Vec<Vec<Self>> {
+        graph.cycles().iter().map(|cycle| cycle.iter().map(WaitRow::from).collect()).collect()
     }
 }
 

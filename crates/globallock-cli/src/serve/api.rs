@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
-use globallock::{Entry, Name, Summary, Wait, WaitGraph};
+use globallock::{Entry, Name, Summary};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::json;
@@ -97,7 +97,7 @@ struct Lock<'a> {
     name: &'a str,
     /// As in the list; none where there is no claim.
     lock: Option<LockRow>,
-    queue: Vec<ClaimRow>,
+    claims: Vec<ClaimRow>,
     waits: Vec<WaitRow>,
     /// Null where they could not be found out.
     deadlocks: Option<Vec<Vec<WaitRow>>>,
@@ -119,12 +119,12 @@ async fn lock(State(site): State<Arc<Site>>, uri: Uri) -> Response {
         Ok(queue) => queue,
         Err(error) => return failed(&error),
     };
-    let waits = WaitGraph::of([(&name, &queue[..])]).waits().iter().map(WaitRow::from).collect();
+    let waits = WaitRow::of_queue(&name, &queue);
     let is_waited_for = queue.iter().any(|entry| !entry.held);
     let deadlocks = if is_waited_for {
         let found = site.watcher.waits(RECENT).await.ok();
         let of_name = |cycle: &Vec<WaitRow>| cycle.iter().any(|wait| wait.name == name.as_str());
-        found.map(|waits| cycles(&waits.graph).into_iter().filter(of_name).collect())
+        found.map(|waits| WaitRow::deadlocks(&waits.graph).into_iter().filter(of_name).collect())
     } else {
         Some(Vec::new())
     };
@@ -133,8 +133,8 @@ async fn lock(State(site): State<Arc<Site>>, uri: Uri) -> Response {
         // That takes several looks to see.
         lock.stale = site.watcher.snapshot().stale(name.as_str(), lock.holder.as_ref());
     }
-    let queue = ClaimRow::queue(&queue, Duration::ZERO);
-    answer(StatusCode::OK, &Lock { name: name.as_str(), lock, queue, waits, deadlocks })
+    let claims = ClaimRow::queue(&queue, Duration::ZERO);
+    answer(StatusCode::OK, &Lock { name: name.as_str(), lock, claims, waits, deadlocks })
 }
 
 /// The name in the rest of the path, or in the query: a browser takes `.` and `..` out of a path.
@@ -149,20 +149,16 @@ fn name_of(uri: &Uri) -> Option<String> {
 async fn waits(State(site): State<Arc<Site>>) -> Response {
     let Some(_turn) = turn(&site).await else { return busy() };
     match site.watcher.waits(RECENT).await {
-        Ok(found) => {
-            let waits: Vec<WaitRow> = found.graph.waits().iter().map(WaitRow::from).collect();
-            let age = found.at.elapsed().as_secs_f64();
-            let waits = json!({ "age_seconds": age, "waits": waits, "cycles": cycles(&found.graph) });
-            answer(StatusCode::OK, &waits)
-        }
+        Ok(found) => answer(
+            StatusCode::OK,
+            &json!({
+                "age_seconds": found.at.elapsed().as_secs_f64(),
+                "waits": WaitRow::all(&found.graph),
+                "deadlocks": WaitRow::deadlocks(&found.graph),
+            }),
+        ),
         Err(error) => failed(&error),
     }
-}
-
-/// The deadlocks of a graph.
-pub(super) fn cycles(graph: &WaitGraph) -> Vec<Vec<WaitRow>> {
-    let rows = |cycle: &Vec<Wait>| cycle.iter().map(WaitRow::from).collect();
-    graph.cycles().iter().map(rows).collect()
 }
 
 async fn scrape(State(site): State<Arc<Site>>) -> Response {

@@ -40,7 +40,7 @@ pub(super) struct Snapshot {
     /// How many names there are, with those that are too many.
     names: usize,
     failure: Option<String>,
-    cycles: (u64, Vec<Vec<WaitRow>>),
+    deadlocks: (u64, Vec<Vec<WaitRow>>),
     /// When deadlocks were sought.
     sought: Option<Instant>,
     /// When the last look was begun, and how long it took.
@@ -92,7 +92,7 @@ struct Message<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gone: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cycles: Option<&'a [Vec<WaitRow>]>,
+    deadlocks: Option<&'a [Vec<WaitRow>]>,
 }
 
 impl Snapshot {
@@ -133,11 +133,11 @@ impl Snapshot {
     }
 
     /// Takes the deadlocks that were found, and returns the moment of the last change.
-    pub(super) fn take_cycles(&mut self, cycles: Vec<Vec<WaitRow>>) -> u64 {
+    pub(super) fn take_deadlocks(&mut self, deadlocks: Vec<Vec<WaitRow>>) -> u64 {
         self.sought = Some(Instant::now());
-        let is_news = self.cycles.1 != cycles;
+        let is_news = self.deadlocks.1 != deadlocks;
         if is_news {
-            self.cycles = (self.number + 1, cycles);
+            self.deadlocks = (self.number + 1, deadlocks);
         }
         self.turn(is_news)
     }
@@ -169,7 +169,7 @@ impl Snapshot {
             changed: Vec::new(),
             renewed: BTreeMap::new(),
             gone: Vec::new(),
-            cycles: Some(&*self.cycles.1),
+            deadlocks: Some(&*self.deadlocks.1),
         };
         match seen {
             None => message.rows = Some(rows().map(|known| &known.row).collect()),
@@ -182,7 +182,7 @@ impl Snapshot {
                 // One that is back is among the rows that have changed.
                 let gone = self.gone.iter().filter(|(at, name)| *at > seen && !self.rows.contains_key(name));
                 message.gone = gone.map(|(_, name)| &**name).collect();
-                message.cycles = message.cycles.filter(|_| self.cycles.0 > seen);
+                message.deadlocks = message.deadlocks.filter(|_| self.deadlocks.0 > seen);
             }
         }
         let made = Bytes::from(serde_json::to_string(&message).unwrap_or_default());
@@ -220,7 +220,7 @@ impl Snapshot {
 
     pub(super) fn totals(&self) -> Totals {
         let is_recent = self.sought.is_some_and(|sought| sought.elapsed() < RECENT);
-        let deadlocks = is_recent.then_some(self.cycles.1.len());
+        let deadlocks = is_recent.then_some(self.deadlocks.1.len());
         Totals { deadlocks, ..self.totals.clone() }
     }
 
@@ -405,8 +405,8 @@ mod tests {
     fn deadlocks_are_told_when_they_are_others() {
         let mut looks = looks();
         let first = looks.take(0, vec![row("a", "1", 9.0, None)], None);
-        assert_eq!(looks.0.take_cycles(Vec::new()), first);
-        assert_eq!((looks.news(None)["cycles"].clone(), looks.0.totals().deadlocks), (json!([]), Some(0)));
+        assert_eq!(looks.0.take_deadlocks(Vec::new()), first);
+        assert_eq!((looks.news(None)["deadlocks"].clone(), looks.0.totals().deadlocks), (json!([]), Some(0)));
         let wait = WaitRow {
             name: "a".into(),
             waiter: "w".into(),
@@ -415,9 +415,9 @@ mod tests {
             blocked_by: "2".into(),
             held: true,
         };
-        let found = looks.0.take_cycles(vec![vec![wait.clone()]]);
-        assert_eq!(looks.0.take_cycles(vec![vec![wait]]), found);
-        assert_eq!(looks.news(Some(first))["cycles"][0][0]["name"], "a");
-        assert!(looks.news(Some(found))["cycles"].is_null());
+        let found = looks.0.take_deadlocks(vec![vec![wait.clone()]]);
+        assert_eq!(looks.0.take_deadlocks(vec![vec![wait]]), found);
+        assert_eq!(looks.news(Some(first))["deadlocks"][0][0]["name"], "a");
+        assert!(looks.news(Some(found))["deadlocks"].is_null());
     }
 }

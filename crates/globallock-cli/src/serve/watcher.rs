@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::changes::{Look, Snapshot};
 use crate::onlook::away::Away;
 use crate::onlook::board::Board;
+use crate::onlook::rows::WaitRow;
 
 /// How long a newcomer waits for a fresh look before it is shown what is known.
 const FRESH: Duration = Duration::from_secs(1);
@@ -153,14 +154,14 @@ impl Watcher {
         if last.is_some_and(|(age, took)| age < PAUSE.max(took * PAUSE_FACTOR)) {
             return;
         }
-        let cycles = if !self.snapshot().is_anything_waited_for() {
+        let deadlocks = if !self.snapshot().is_anything_waited_for() {
             Vec::new()
         } else {
             // The look has told what is wrong with the store, or the next one will.
             let Ok(waits) = self.waits(Duration::ZERO).await else { return };
-            super::api::cycles(&waits.graph)
+            WaitRow::deadlocks(&waits.graph)
         };
-        let number = self.snapshot().take_cycles(cycles);
+        let number = self.snapshot().take_deadlocks(deadlocks);
         self.tell(number);
     }
 

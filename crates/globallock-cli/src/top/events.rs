@@ -103,8 +103,7 @@ impl<'a> Asked<'a> {
         let (manager, prefix) = (self.manager, self.prefix);
         self.waits = work(async move {
             let graph = manager.waits(prefix).await.map_err(|error| error.to_string());
-            let rows = |cycle: &Vec<_>| cycle.iter().map(WaitRow::from).collect();
-            Answer::Waits(graph.map(|graph| graph.cycles().iter().map(rows).collect()))
+            Answer::Waits(graph.map(|graph| WaitRow::deadlocks(&graph)))
         });
     }
 

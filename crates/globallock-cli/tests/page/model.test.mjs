@@ -27,7 +27,7 @@ const message = (news, age = 0) => ({ look_age_seconds: age, complete_age_second
 /** A page that knows these rows. */
 function knowing(...rows) {
   const model = new Model();
-  assert.deepEqual(model.apply(message({ rows, cycles: [], names: rows.length }), 0), []);
+  assert.deepEqual(model.apply(message({ rows, deadlocks: [], names: rows.length }), 0), []);
   return model;
 }
 

@@ -202,6 +202,8 @@ mod tests {
             blocker: owner(blocker),
             blocked_by: EntryKey::new("2"),
             is_held: true,
+            is_waiter_foreign: false,
+            is_blocker_foreign: false,
         };
         let cycle = [wait(&a, 1, 2), wait(&b, 2, 1)];
         let circle =

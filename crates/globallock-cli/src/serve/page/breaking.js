@@ -62,7 +62,7 @@ export class Breaking {
     this.held = claim.held;
     const later = (performance.now() - answer.seen) / 1000;
     const age = claim.age_seconds === null ? "unknown" : duration(claim.age_seconds + later);
-    const waiters = answer.queue.filter((other) => !other.held).length;
+    const waiters = answer.claims.filter((other) => !other.held).length;
     const facts = [["Lock", shown(this.name)], ["Owner", owner(claim)],
       [claim.held ? "Held for" : "Waited for", age], ["Mode", mode(claim)], ["Waiters", String(waiters)],
       ["Claim", shown(claim.claim)], ["Done by", shown(this.session?.user ?? "")]];
@@ -86,7 +86,7 @@ export class Breaking {
     const answer = await ask(`/api/lock?name=${encodeURIComponent(this.name)}`).catch(() => null);
     // Meanwhile the dialog may have been closed, and opened for another claim.
     if (this.claim !== asked || !this.dialog.open) return true;
-    const claim = answer?.queue.find((other) => other.claim === asked);
+    const claim = answer?.claims.find((other) => other.claim === asked);
     if (!claim?.held) return false;
     this.show(claim, { ...answer, seen: performance.now() });
     this.begin();

@@ -128,11 +128,11 @@ export class LockPage extends Asked {
     setText(this.failure, failure ? `The queue cannot be read: ${shown(failure.message)}` : "");
     if (!answer) return;
     this.answer = { ...answer, seen: performance.now() };
-    const { queue } = answer;
-    this.table.hidden = queue.length === 0;
-    this.none.hidden = queue.length > 0;
+    const { claims } = answer;
+    this.table.hidden = claims.length === 0;
+    this.none.hidden = claims.length > 0;
     setText(this.none, "Nobody holds or waits for it.");
-    const known = new Set(queue.map((claim) => claim.claim));
+    const known = new Set(claims.map((claim) => claim.claim));
     for (const [claim, line] of this.lines) {
       if (!known.has(claim)) {
         line.row.remove();
@@ -140,7 +140,7 @@ export class LockPage extends Asked {
       }
     }
     let before = null;
-    for (const claim of queue) {
+    for (const claim of claims) {
       const line = this.lines.get(claim.claim) ?? this.line(claim);
       this.lines.set(claim.claim, line);
       line.claim = claim;
@@ -192,10 +192,10 @@ export class LockPage extends Asked {
       setText(cells.token, claim.fencing_token === null ? "" : String(claim.fencing_token));
     }
     const lock = this.model.locks.get(this.name);
-    const { queue } = this.answer;
-    const held = queue.filter((claim) => claim.held).length;
-    setText(this.summary, queue.length === 0 ? "Free"
-      : `${mode(lock?.row ?? queue[0])} · ${count(held, "holder")} · ${count(queue.length - held, "waiter")}`);
+    const { claims } = this.answer;
+    const held = claims.filter((claim) => claim.held).length;
+    setText(this.summary, claims.length === 0 ? "Free"
+      : `${mode(lock?.row ?? claims[0])} · ${count(held, "holder")} · ${count(claims.length - held, "waiter")}`);
     this.marks.replaceChildren(...(lock ? markElements(lock.row, this.model) : []));
   }
 
@@ -284,10 +284,10 @@ export class WaitsPage extends Asked {
   draw(answer, failure) {
     setText(this.failure, failure ? `The waits cannot be read: ${shown(failure.message)}` : "");
     if (!answer) return;
-    const text = JSON.stringify([answer.waits, answer.cycles]);
+    const text = JSON.stringify([answer.waits, answer.deadlocks]);
     if (this.list.dataset.of === text) return;
     this.list.dataset.of = text;
-    this.deadlocks.replaceChildren(...answer.cycles.map((cycle) => chain(cycle)));
+    this.deadlocks.replaceChildren(...answer.deadlocks.map((cycle) => chain(cycle)));
     this.list.replaceChildren(...answer.waits.slice(0, MOST_WAITS).map((wait) => waitLine(wait, true)));
     const more = answer.waits.length - MOST_WAITS;
     this.none.hidden = answer.waits.length > 0 && more <= 0;

@@ -10,7 +10,7 @@ export class Model {
     /** By name: the row, and when it was seen, in milliseconds of this page. */
     this.locks = new Map();
     this.names = 0;
-    this.cycles = [];
+    this.deadlocks = [];
     /** Names that are part of a deadlock. */
     this.inCycle = new Set();
     this.failure = null;
@@ -49,9 +49,9 @@ export class Model {
       known.renewed = seen;
     }
     for (const name of news.gone ?? []) if (this.locks.has(name)) told.push(this.forget(name));
-    if (news.cycles) {
-      this.cycles = news.cycles;
-      this.inCycle = new Set(news.cycles.flat().map((wait) => wait.name));
+    if (news.deadlocks) {
+      this.deadlocks = news.deadlocks;
+      this.inCycle = new Set(news.deadlocks.flat().map((wait) => wait.name));
     }
     this.failure = news.failure;
     this.noteLook(message, now);

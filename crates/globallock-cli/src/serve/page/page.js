@@ -85,8 +85,8 @@ function take(message) {
   waitsPage.change();
   say(events);
   const deadlocks = node("deadlocks");
-  deadlocks.hidden = model.cycles.length === 0;
-  setText(deadlocks, ` ${count(model.cycles.length, "deadlock")}`);
+  deadlocks.hidden = model.deadlocks.length === 0;
+  setText(deadlocks, ` ${count(model.deadlocks.length, "deadlock")}`);
   drawState();
 }
 

@@ -1,7 +1,7 @@
 //! The page of one lock: its queue, who waits for whom in it, and the deadlocks that it is part of.
 
 use globallock::backend::Instant;
-use globallock::{Entry, Name, WaitGraph};
+use globallock::{Entry, Name};
 use std::time::Duration;
 
 use super::list::scrolled;
@@ -19,8 +19,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(name: &Name, entries: &[Entry], at: Instant) -> Self {
-        let graph = WaitGraph::of([(name, entries)]);
-        let waits = graph.waits().iter().map(WaitRow::from).collect();
+        let waits = WaitRow::of_queue(name, entries);
         Queue { claims: ClaimRow::queue(entries, Duration::ZERO), waits, at }
     }
 

@@ -1,8 +1,12 @@
 //! Deadlocks are looked for when a page is opened, and by a key, and never of too many queues.
 
 use super::*;
+use globallock::backend::{ClaimId, Instant};
+use globallock::queue::Permits;
+use globallock::{Entry, EntryKey, Name, Owner};
+
 use crate::onlook::rows::WaitRow;
-use crate::top::app::page::Deadlocks;
+use crate::top::app::page::{Deadlocks, Queue};
 
 fn waited(count: usize) -> Vec<LockRow> {
     let claim = || Some(claim(1, "x 1 h", 5.0, None));
@@ -59,9 +63,22 @@ fn only_those_of_the_lock_are_shown() {
     desk.types("d");
     desk.queue("0000", vec![claim(1, "x 1 h", 5.0, None)]);
     desk.app.waits(Ok(vec![vec![wait("0001"), wait("other")]]), desk.now);
-    assert!(desk.screen(80, 24).concat().contains("No deadlock 0s ago"));
+    assert!(desk.screen(80, 24).concat().contains("No deadlock found 0s ago"));
     desk.app.waits(Ok(vec![vec![wait("0001"), wait("0000")], vec![wait("0001"), wait("other")]]), desk.now);
     let screen = desk.screen(80, 24).concat();
     assert!(screen.contains("DEADLOCK") && screen.contains("* a waits for 0000, held by b"), "{screen}");
     assert!(!screen.contains("other"));
+}
+
+#[test]
+fn the_page_shows_what_is_waited_for_also_of_the_same_process_and_of_another_program() {
+    let name = Name::new("a").unwrap();
+    let process = || Owner { host: "db1".into(), pid: Some(1), label: None };
+    let claim = |number, held| Entry::new(ClaimId::new(1, number).into(), held, Permits::MUTEX, process());
+    let foreign = Entry::new(EntryKey::new("x"), true, Permits::MUTEX, Owner::default());
+    for (holder, blocker) in [(claim(1, true), "pid 1 on db1"), (foreign, "(foreign)")] {
+        let queue = Queue::new(&name, &[holder, claim(2, false)], Instant::now());
+        let waits: Vec<&str> = queue.blockers(&queue.claims[1].claim).map(|wait| &*wait.blocker).collect();
+        assert_eq!(waits, [blocker]);
+    }
 }

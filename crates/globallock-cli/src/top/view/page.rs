@@ -169,7 +169,7 @@ fn details(
                     "" => String::new(),
                     prefix => format!(" among the names {}*", clean(prefix)),
                 };
-                say(format!("No deadlock{among} {ago} ago"), theme.dim());
+                say(format!("No deadlock found{among} {ago} ago"), theme.dim());
             }
             for cycle in cycles {
                 say(

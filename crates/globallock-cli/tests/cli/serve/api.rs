@@ -33,17 +33,17 @@ fn the_locks_and_a_queue_are_answered_as_they_are() {
         "/api/lock?name=reports/%C3%A4%20b",
     ] {
         let lock = server.get(path).json();
-        assert_eq!(fields(&lock), ["deadlocks", "lock", "name", "queue", "waits"]);
+        assert_eq!(fields(&lock), ["claims", "deadlocks", "lock", "name", "waits"]);
         assert_eq!((&lock["name"], &lock["deadlocks"]), (&json!("reports/ä b"), &json!([])), "{path}");
-        let queue = lock["queue"].as_array().unwrap();
+        let queue = lock["claims"].as_array().unwrap();
         assert_eq!((queue.len(), &queue[0]["claim"]), (2, &row["holder"]["claim"]));
         assert_eq!((&queue[1]["place"], &queue[1]["label"]), (&json!(1), &json!("second")));
         let wait = &lock["waits"][0];
         assert_eq!((&wait["claim"], &wait["blocked_by"]), (&queue[1]["claim"], &queue[0]["claim"]));
     }
     let waits = server.get("/api/waits").json();
-    assert_eq!((waits["waits"].as_array().unwrap().len(), &waits["cycles"]), (1, &json!([])));
-    assert_eq!(server.get("/api/lock?name=none").json()["queue"], json!([]));
+    assert_eq!((waits["waits"].as_array().unwrap().len(), &waits["deadlocks"]), (1, &json!([])));
+    assert_eq!(server.get("/api/lock?name=none").json()["claims"], json!([]));
     for wrong in ["/api/lock", "/api/lock?name=", "/api/locks/%ff", "/api/lock?name=a%00b"] {
         assert_eq!(server.get(wrong).status, 400, "{wrong}");
     }
@@ -85,7 +85,7 @@ fn a_broken_holder_is_told_who_did_it_and_why_and_its_command_ends() {
     let script = "trap 'exit 0' TERM; echo ready; while read _; do :; done";
     let run = store.start(&["a", "--", "bash", "-c", script]);
     run.says("ready");
-    let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let claim = server.get("/api/lock?name=a").json()["claims"][0]["claim"].as_str().unwrap().to_owned();
     let broken = server.break_claim("a", &claim, "it \"hangs\"");
     assert_eq!(broken.status, 200, "{broken:?}");
     let answer = broken.json();
@@ -110,12 +110,12 @@ fn a_broken_holder_is_told_who_did_it_and_why_and_its_command_ends() {
 fn the_next_holder_is_never_hit_by_what_was_meant_for_another() {
     let (store, server) = served(&["--allow-break"]);
     let first = holder(&store, "a");
-    let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let claim = server.get("/api/lock?name=a").json()["claims"][0]["claim"].as_str().unwrap().to_owned();
     drop(first);
     let next = holder(&store, "a");
     let gone = server.break_claim("a", &claim, "");
     assert_eq!((gone.status, &gone.json()["outcome"]), (409, &json!("gone")), "{gone:?}");
-    let queue = &server.get("/api/lock?name=a").json()["queue"];
+    let queue = &server.get("/api/lock?name=a").json()["claims"];
     assert!(queue[0]["held"] == true && queue[0]["claim"] != json!(claim), "{queue}");
     assert_eq!(next.end(), Some(0));
     let metrics = server.get("/metrics").body;
@@ -128,7 +128,7 @@ fn a_waiter_can_be_taken_out_of_the_queue_and_the_holder_stays() {
     let first = holder(&store, "a");
     let waits = store.start(&["a", "--", "echo", "ran"]);
     let queue = eventually(|| {
-        let queue = server.get("/api/lock?name=a").json()["queue"].clone();
+        let queue = server.get("/api/lock?name=a").json()["claims"].clone();
         Some(queue).filter(|queue| queue[1].is_object())
     });
     let claim = queue.unwrap()[1]["claim"].as_str().unwrap().to_owned();
@@ -142,7 +142,7 @@ fn a_waiter_can_be_taken_out_of_the_queue_and_the_holder_stays() {
 fn an_order_that_is_not_understood_changes_nothing() {
     let (store, server) = served(&["--allow-break"]);
     let held = holder(&store, "a");
-    let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let claim = server.get("/api/lock?name=a").json()["claims"][0]["claim"].as_str().unwrap().to_owned();
     let token = server.token();
     let order = |field: &str, value: Value| {
         let mut order = json!({ "name": "a", "confirm": "a", "claim": claim, "held": true, "reason": "" });
@@ -210,7 +210,7 @@ fn metrics_count_what_there_is_and_never_name_a_lock() {
             }
         }
     }
-    assert_eq!([BTreeSet::from_iter(helped)], *documented::tables("## Metrics"));
+    assert_eq!([BTreeSet::from_iter(helped)], *documented::tables(documented::PAGE, "## Metrics"));
 }
 
 #[test]

@@ -6,13 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{holder, served};
-use crate::support::eventually;
+use crate::support::{ended, eventually};
 
-const PAGE: &str = include_str!("../../../../../docs/serve.md");
+pub(super) const PAGE: &str = include_str!("../../../../../docs/serve.md");
+const OPERATIONS: &str = include_str!("../../../../../docs/operations.md");
 
 /// What stands in ticks in the first column of the tables below a heading, table by table.
-pub(super) fn tables(heading: &str) -> Vec<BTreeSet<String>> {
-    let (_, below) = PAGE.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("{heading} is there"));
+pub(super) fn tables(page: &str, heading: &str) -> Vec<BTreeSet<String>> {
+    let (_, below) = page.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("{heading} is there"));
     let section = below.split("\n##").next().unwrap();
     let mut tables = vec![BTreeSet::new()];
     for line in section.lines() {
@@ -49,22 +50,31 @@ fn every_field_that_is_answered_is_documented_and_no_other() {
     let (_, event) = page.event().unwrap();
     let mut news = fields(&event["news"]);
     news.extend(["changed", "renewed", "gone"].map(str::to_owned));
-    let claim = lock["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let inspected = ended(store.command().args(["inspect", "-o", "json", "a"])).output;
+    let mut inspected: Value = serde_json::from_str(&inspected).unwrap();
+    let claim = lock["claims"][0]["claim"].as_str().unwrap().to_owned();
     let broken = server.break_claim("a", &claim, "").json();
     let order = ["name", "confirm", "claim", "held", "reason"].map(str::to_owned).into();
     for (heading, expected) in [
         ("### All locks", vec![fields(&locks)]),
         ("### One lock", vec![fields(&lock)]),
         ("### A lock", vec![fields(&lock["lock"])]),
-        ("### A claim", vec![fields(&lock["queue"][0])]),
-        ("### A wait", vec![fields(&lock["waits"][0])]),
+        ("### A claim", vec![fields(&lock["claims"][0])]),
         ("### All waits", vec![fields(&waits)]),
         ("### The session", vec![fields(&server.get("/api/session").json())]),
         ("### Breaking", vec![order, fields(&broken)]),
         ("### Events", vec![fields(&event), news]),
     ] {
-        assert_eq!(tables(heading), expected, "{heading}");
+        assert_eq!(tables(PAGE, heading), expected, "{heading}");
     }
+    // It is what inspect tells.
+    assert_eq!(tables(OPERATIONS, "### A wait"), [fields(&lock["waits"][0])]);
+    assert_eq!(lock["waits"], waits["waits"]);
+    assert_eq!(tables(OPERATIONS, "### A queue"), [fields(&inspected)]);
+    for field in ["name", "waits", "deadlocks"] {
+        assert_eq!(inspected[field].take(), lock[field], "{field}");
+    }
+    assert_eq!(fields(&inspected["claims"][0]), fields(&lock["claims"][0]));
     drop(held);
 }
 
@@ -74,7 +84,7 @@ fn every_metric_is_documented_and_no_other() {
     let metrics = server.get("/metrics").body;
     let told = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let told: BTreeSet<String> = told.map(str::to_owned).collect();
-    assert_eq!(tables("\n## Metrics"), [told]);
+    assert_eq!(tables(PAGE, "\n## Metrics"), [told]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn a_page_is_told_all_at_first_and_then_what_changes() {
     let kept = holder(&store, "kept");
     let (mut page, first) = follow(&server);
     assert_eq!((names(&first["rows"]), &first["failure"]), (BTreeSet::from(["kept"]), &Value::Null));
-    assert_eq!(first["cycles"], json!([]));
+    assert_eq!(first["deadlocks"], json!([]));
     // It appears, changes hands and goes, and nothing is said of the other one.
     let one = holder(&store, "a");
     let appeared = news(&mut page, |news| names(&news["changed"]).contains("a"));

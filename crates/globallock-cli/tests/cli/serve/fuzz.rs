@@ -152,7 +152,7 @@ fn names_and_labels_of_any_text_come_out_as_they_are_and_as_text() {
     for name in hostile {
         let encoded: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let lock = server.get(&format!("/api/lock?name={encoded}")).json();
-        assert_eq!((&lock["name"], &lock["queue"][0]["label"]), (&name.into(), &name.into()));
+        assert_eq!((&lock["name"], &lock["claims"][0]["label"]), (&name.into(), &name.into()));
     }
     drop(held);
 }

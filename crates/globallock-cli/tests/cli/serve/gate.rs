@@ -62,7 +62,7 @@ fn a_name_that_was_led_to_this_server_is_not_answered() {
 fn a_page_of_another_site_can_neither_ask_nor_change_anything() {
     let (store, server) = served(&["--allow-break"]);
     let held = holder(&store, "a");
-    let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let claim = server.get("/api/lock?name=a").json()["claims"][0]["claim"].as_str().unwrap().to_owned();
     let order = order("a", &claim, true, "").to_string();
     let token = server.token();
     let own = format!("http://127.0.0.1:{}", server.port);
@@ -84,7 +84,7 @@ fn a_page_of_another_site_can_neither_ask_nor_change_anything() {
         let followed = server.connect().request("GET", "/", &[("sec-fetch-site", site)], "");
         assert_eq!(followed.status, 200, "a link of another site leads here");
     }
-    assert_eq!(server.get("/api/lock?name=a").json()["queue"][0]["claim"], claim, "it holds on");
+    assert_eq!(server.get("/api/lock?name=a").json()["claims"][0]["claim"], claim, "it holds on");
     // One without the token, one with an origin alone, one with another token, four origins; and of two
     // sites, one order and one request for the events.
     let counted = "globallock_serve_refused_total 11\n";
@@ -97,7 +97,7 @@ fn a_page_of_another_site_can_neither_ask_nor_change_anything() {
 fn without_allow_break_nothing_can_be_changed() {
     let (store, server) = served(&[]);
     let held = holder(&store, "a");
-    let claim = server.get("/api/lock?name=a").json()["queue"][0]["claim"].as_str().unwrap().to_owned();
+    let claim = server.get("/api/lock?name=a").json()["claims"][0]["claim"].as_str().unwrap().to_owned();
     let order = order("a", &claim, true, "").to_string();
     let headers = [("content-type", "application/json"), ("x-globallock-token", "")];
     let refused = server.connect().request("POST", "/api/break", &headers, &order);
@@ -143,7 +143,7 @@ fn with_secrets_nothing_but_the_health_is_told_to_others() {
     // Who has broken a claim is the one who has shown a password, whatever --as says.
     let held = holder(&store, "a");
     let asked = get("/api/lock?name=a", Some(alice)).json();
-    let order = order("a", asked["queue"][0]["claim"].as_str().unwrap(), true, "");
+    let order = order("a", asked["claims"][0]["claim"].as_str().unwrap(), true, "");
     let csrf = get("/api/session", Some(alice)).json()["token"].as_str().unwrap().to_owned();
     let headers =
         [("content-type", "application/json"), ("x-globallock-token", &*csrf), ("authorization", alice)];

@@ -73,7 +73,7 @@ impl Server {
 
     /// The claims of a lock.
     fn queue(&self, name: &str) -> Vec<Value> {
-        self.get(&format!("/api/lock?name={name}")).json()["queue"].as_array().unwrap().clone()
+        self.get(&format!("/api/lock?name={name}")).json()["claims"].as_array().unwrap().clone()
     }
 }
 

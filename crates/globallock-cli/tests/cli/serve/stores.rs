@@ -7,8 +7,8 @@ use globallock::{ManagerOptions, Options};
 use globallock_conformance::server::redis::Redis;
 use serde_json::json;
 
-use super::Server;
-use crate::support::eventually;
+use super::{Server, served};
+use crate::support::{ended, eventually};
 
 #[test]
 fn a_store_that_goes_away_is_told_and_comes_back_and_its_password_is_never_shown() {
@@ -103,7 +103,7 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
     let server = Server::of(&redis.url(), &["--allow-break"]);
     let cycle = eventually(|| {
         let waits = server.get("/api/waits").json();
-        Some(waits["cycles"][0].clone()).filter(serde_json::Value::is_array)
+        Some(waits["deadlocks"][0].clone()).filter(serde_json::Value::is_array)
     });
     let cycle = cycle.expect("it is found");
     assert_eq!(cycle.as_array().unwrap().len(), 2);
@@ -113,8 +113,8 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
     let mut page = server.connect();
     page.send("GET", "/api/events", &[], "");
     page.head().unwrap();
-    let told = std::iter::from_fn(|| page.event()).find(|(_, data)| data["news"]["cycles"][0].is_array());
-    let mut names: Vec<_> = told.unwrap().1["news"]["cycles"][0]
+    let told = std::iter::from_fn(|| page.event()).find(|(_, data)| data["news"]["deadlocks"][0].is_array());
+    let mut names: Vec<_> = told.unwrap().1["news"]["deadlocks"][0]
         .as_array()
         .unwrap()
         .iter()
@@ -126,9 +126,29 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
     // Who is taken out of it lets the other go on.
     let claim = cycle[0]["claim"].as_str().unwrap();
     assert_eq!(server.break_claim(cycle[0]["name"].as_str().unwrap(), claim, "deadlock").status, 200);
-    let ended = std::iter::from_fn(|| page.event()).find(|(_, data)| data["news"]["cycles"] == json!([]));
+    let ended = std::iter::from_fn(|| page.event()).find(|(_, data)| data["news"]["deadlocks"] == json!([]));
     assert!(ended.is_some());
     drop(held);
+}
+
+#[test]
+fn a_wait_for_a_claim_of_the_same_process_is_told_as_inspect_tells_it() {
+    let (store, server) = served(&[]);
+    let manager = LockManager::connect(&store.url()).unwrap();
+    let held = manager.mutex("own").acquire().unwrap();
+    let waiting = std::thread::spawn(move || manager.mutex("own").acquire().map(drop));
+    let lock = eventually(|| {
+        let lock = server.get("/api/lock?name=own").json();
+        Some(lock).filter(|lock| lock["claims"].as_array().is_some_and(|claims| claims.len() == 2))
+    });
+    let lock = lock.expect("it waits");
+    assert_eq!(lock["waits"][0]["blocked_by"], lock["claims"][0]["claim"], "{lock}");
+    assert_eq!(lock["deadlocks"], json!([]));
+    let inspected = ended(store.command().args(["inspect", "-o", "json", "own"])).output;
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["waits"], lock["waits"]);
+    held.release().unwrap();
+    waiting.join().unwrap().unwrap();
 }
 
 /// How often each command was called, but those that keep a connection.

@@ -275,3 +275,25 @@ fn every_link_of_the_documentation_leads_to_a_file() {
     }
     assert!(pages.len() > 15 && links > 30, "{} pages, {links} links", pages.len());
 }
+
+#[test]
+fn every_file_has_its_place_among_the_mutants() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let groups = fs::read_to_string(root.join("../../scripts/mutants/groups.toml")).unwrap();
+    let listed: Vec<&str> = groups
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+        .collect();
+    let names = |file: &str, listed: &str| match (listed.strip_suffix('*'), listed.strip_prefix('*')) {
+        (Some(directory), _) => file.starts_with(directory),
+        (_, Some(end)) => file.ends_with(end),
+        _ => file == listed,
+    };
+    let has_a_place = |file: &str| listed.iter().any(|listed| names(file, listed));
+    assert!(!has_a_place("stores/nowhere"), "a file that is not there has none");
+    for file in library().keys() {
+        let file = file.strip_suffix(".rs").unwrap();
+        assert!(has_a_place(file), "scripts/mutants/groups.toml lacks {file}");
+    }
+}

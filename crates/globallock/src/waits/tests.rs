@@ -176,6 +176,34 @@ fn a_permit_that_can_be_released_ends_the_wait_for_any() {
 }
 
 #[test]
+fn of_several_holders_those_that_alone_keep_a_claim_out_are_shown() {
+    let (one, two) = (Permits::new(1, 3), Permits::new(2, 3));
+    let graph = graph_of(&[
+        ("m", vec![(3, MUTEX), (1, MUTEX)]),
+        ("n", vec![(3, MUTEX), (2, MUTEX)]),
+        ("s", vec![(2, two), (1, one), (3, two)]),
+    ]);
+    let [cycle] = graph.cycles() else { panic!("{:?}", graph.cycles()) };
+    assert_eq!(shown(cycle), ["3>s", "2>n"], "beside the first, there is room for the third");
+}
+
+#[test]
+fn who_waits_behind_a_claim_of_another_kind_waits_for_what_keeps_that_one_out() {
+    let (one, two, all) = (Permits::new(1, 3), Permits::new(2, 3), Permits::new(3, 3));
+    // The fourth is kept out by the first alone, which is in a deadlock of its own, and stands behind the
+    // third, which is kept out by the second as well.
+    let graph = graph_of(&[
+        ("a", vec![(9, MUTEX), (1, MUTEX)]),
+        ("b", vec![(1, MUTEX), (9, MUTEX)]),
+        ("m", vec![(4, MUTEX), (2, MUTEX)]),
+        ("s", vec![(1, two), (2, one), (3, all), (4, two)]),
+    ]);
+    let cycles: Vec<Vec<String>> = graph.cycles().iter().map(|cycle| shown(cycle)).collect();
+    assert_eq!(cycles.len(), 2, "{cycles:?}");
+    assert!(cycles.contains(&["2>m", "4>s", "3>s"].map(str::to_owned).to_vec()), "{cycles:?}");
+}
+
+#[test]
 fn who_only_waits_in_between_is_no_part_of_a_deadlock() {
     let graph = graph(&[("a", &[1, 2, 4, 3]), ("b", &[3, 1])]);
     let [cycle] = graph.cycles() else { panic!("{:?}", graph.cycles()) };

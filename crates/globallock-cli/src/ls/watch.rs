@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use globallock::internals::duration::Shown;
 use globallock::{Error, LockManager};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use crate::exit::Failure;
-use crate::log;
+use crate::onlook::away::Away;
 use crate::onlook::board::Board;
 use crate::onlook::rows::LockRow;
 use crate::onlook::text::{json_line, print, shown};
@@ -46,11 +45,14 @@ enum What {
 pub(super) async fn watch(manager: &LockManager, arguments: &Ls) -> Result<u8, Failure> {
     let mut board = Board::default();
     let mut known = BTreeMap::new();
-    let mut is_away = false;
+    let mut away = Away::default();
     loop {
         board.look(manager, &arguments.prefix).await;
         let now = board.shown_by(manager, &arguments.filter).await;
-        is_away = tell(&mut board, is_away)?;
+        if let Some(error) = take_useless(&mut board) {
+            return Err(error.into());
+        }
+        away.tell(board.failure(), board.age());
         let changes = changes(&mut known, now, |name| board.row(name));
         let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let mut text = String::new();
@@ -64,31 +66,11 @@ pub(super) async fn watch(manager: &LockManager, arguments: &Ls) -> Result<u8, F
     }
 }
 
-/// Says that the store has gone or come back. Returns whether it is away.
-fn tell(board: &mut Board, was_away: bool) -> Result<bool, Failure> {
-    // What waiting does not mend, before any look has told anything.
-    let is_useless = board.age().is_none() && board.rows().next().is_none();
-    let Some(error) = board.failure() else {
-        if was_away {
-            log::warning("store_back").say("all locks can be listed again");
-        }
-        return Ok(false);
-    };
-    if is_useless && !error.is_retryable() {
-        return board.take_failure().map_or(Ok(true), |error| Err(error.into()));
-    }
-    if !was_away {
-        let what = if error.is_retryable() { "store_lost" } else { "not_listed" };
-        log::warning(what).with("error", error.to_string()).say(not_told(error, board.age()));
-    }
-    Ok(true)
-}
-
-fn not_told(error: &Error, age: Option<Duration>) -> String {
-    match age {
-        Some(age) => format!("for {} not all locks can be listed: {error}", Shown(age)),
-        None => format!("not all locks can be listed: {error}"),
-    }
+/// What waiting does not mend, before any look has told anything.
+fn take_useless(board: &mut Board) -> Option<Error> {
+    let has_told = board.age().is_some() || board.rows().next().is_some();
+    board.failure().filter(|error| !has_told && !error.is_retryable())?;
+    board.take_failure()
 }
 
 /// What has changed since the last call, by name; `found` is what is to be shown now, and `row` tells what is

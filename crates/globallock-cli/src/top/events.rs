@@ -131,8 +131,9 @@ impl<'a> Asked<'a> {
             unanswered.take();
             let outcome = Outcome::of(outcome);
             let unlogged = outcome.deed(claim.held).and_then(|(line, done)| {
-                let told = break_claim::tell_system(syslog, &deed(done));
-                deeds.borrow_mut().push((line, deed(done)));
+                let text = deed(done);
+                let told = break_claim::tell_system(syslog, &text);
+                deeds.borrow_mut().push((line, text));
                 told.err().map(|error| error.to_string())
             });
             Answer::Broken(outcome, unlogged)

@@ -78,15 +78,18 @@ impl<'a> Window<'a> {
         self.asks(&["capture-pane", "-pJ"])
     }
 
-    /// Waits until the screen is as it should be, and returns it.
+    /// Waits until the screen is as it should be, and returns it. One look may catch it while it is drawn, so
+    /// that two must show the same.
     pub(super) fn until_it(&self, is_right: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + LIMIT;
+        let mut before = None;
         loop {
             let screen = self.screen();
-            if is_right(&screen) {
+            if is_right(&screen) && before.as_ref() == Some(&screen) {
                 return screen;
             }
             assert!(Instant::now() < end, "the screen stays like this:\n{screen}");
+            before = Some(screen);
             std::thread::sleep(LOOKS);
         }
     }

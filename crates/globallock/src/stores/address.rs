@@ -1,10 +1,10 @@
 //! The addresses of stores: URLs whose scheme selects the backend. They may have several hosts, and never
 //! show a password.
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 pub(crate) mod password;
 mod remedies;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 mod server;
 
 use std::fmt;
@@ -230,13 +230,13 @@ pub(crate) fn without_secret(text: &str) -> String {
 }
 
 /// A host and a port, as in an address.
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 pub(crate) fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// A text of somebody else's, without the characters that control a terminal.
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 pub(crate) fn printable(text: &str) -> String {
     let plain = |c: char| matches!(c, '\'' | '"' | '\\');
     text.trim_end().chars().fold(String::new(), |mut shown, c| {

@@ -4,19 +4,17 @@ pub(crate) mod address;
 #[cfg(feature = "etcd")]
 mod etcd;
 pub(crate) mod evictions;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 pub(crate) mod examination;
 #[cfg(all(feature = "file", target_os = "linux"))]
 mod file;
 pub(crate) mod memory;
-#[cfg(any(
-    test,
-    feature = "etcd",
-    feature = "redis",
-    feature = "zookeeper",
-    all(feature = "file", target_os = "linux")
-))]
+#[cfg(any(test, feature = "_transport", all(feature = "file", target_os = "linux")))]
 pub(crate) mod notices;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) mod pushed;
 #[cfg(any(
     feature = "etcd",
     feature = "redis",
@@ -26,7 +24,7 @@ pub(crate) mod notices;
 pub(crate) mod record;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(feature = "_transport")]
 pub(crate) mod transport;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 pub(crate) mod watched;
@@ -81,6 +79,14 @@ const STORES: &[Store] = &[
     Store {
         schemes: &[("etcd", "etcd://[user:password@]host,host,host"), ("etcds", "etcds:// (TLS)")],
         open: |address| Ok(etcd::Etcd::open(address)?),
+    },
+    #[cfg(feature = "postgres")]
+    Store {
+        schemes: &[
+            ("postgres", "postgres://[user[:password]@]host[:port][/database]"),
+            ("postgresql", "postgresql:// (the same)"),
+        ],
+        open: |address| Ok(postgres::Postgres::open(address)?),
     },
     #[cfg(feature = "zookeeper")]
     Store {

@@ -146,7 +146,7 @@ impl Redis {
 mod tests {
     use super::super::Inbox;
     use super::super::connection::Listener;
-    use super::super::waiters::Known;
+    use crate::stores::pushed::Known;
     use super::*;
     use futures_util::FutureExt;
 

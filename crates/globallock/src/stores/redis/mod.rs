@@ -9,17 +9,14 @@ mod evict;
 mod examine;
 mod facts;
 mod failure;
-mod hints;
 mod inspect;
 mod keeping;
 mod keys;
 mod list;
-mod pushed;
 mod scripts;
 mod server;
 mod texts;
 mod values;
-mod waiters;
 mod watches;
 
 use std::fmt;
@@ -34,12 +31,9 @@ use redis::{Cmd, Pipeline, Script, Value};
 use self::config::Config;
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
-use self::hints::Hints;
 use self::keeping::Leaves;
-use self::pushed::{Clock, Evicted, Polls, Pushed};
 use self::scripts::call;
 use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
-use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
@@ -48,6 +42,7 @@ use crate::backend::{
 use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
+use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose};
 use crate::sync::Instant;
 
 /// A store in one Redis server, or in the primary that sentinels name.

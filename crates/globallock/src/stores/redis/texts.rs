@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use super::pushed::{Evicted, Polls, Pushed};
-use crate::backend::{Claim, ClaimId, Eviction, WaitMode};
+use crate::backend::{Claim, ClaimId, WaitMode};
 use crate::queue::Permits;
 
 /// How the value of an exclusive holder begins.
@@ -13,12 +12,8 @@ pub(super) const OURS: &str = "glk1:";
 pub(super) const WAKE: &str = "globallock:wake:";
 /// How it begins if the manager leaves gaps, and so knows what else a waiter may be told.
 pub(super) const WAKE_WITH_GAPS: &str = "globallock:wake:gaps:";
-/// What is between the id of a waiter that should poll and in how many milliseconds.
-const POLLS: &str = " polls ";
 /// The channel on which all connections are told of evicted claims.
 pub(super) const EVERYBODY: &str = "globallock:evict";
-/// What is between the id of an evicted claim and the notice.
-const EVICTS: &str = " evicted ";
 /// How the key of a foreign holder begins (`foreign_key` in `foreign.lua`).
 pub(super) const FOREIGN: &str = "foreign:";
 
@@ -118,35 +113,10 @@ fn fields<const N: usize>(text: &str, separator: char) -> Option<[&str; N]> {
     text.splitn(N, separator).collect::<Vec<_>>().try_into().ok()
 }
 
-impl Pushed {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let [id, number, expires, hold_until, key] = fields(text, ' ')?;
-        Some(Pushed {
-            id: ClaimId::parse(id)?,
-            fencing_token: number.parse().ok()?,
-            expires: expires.parse().ok()?,
-            hold_until: hold_until.parse().ok()?,
-            key: key.to_owned(),
-        })
-    }
-}
-
-impl Polls {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (id, poll_in) = text.split_once(POLLS)?;
-        Some(Polls { id: ClaimId::parse(id)?, poll_in: Duration::from_millis(poll_in.parse().ok()?) })
-    }
-}
-
-impl Evicted {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (id, eviction) = text.split_once(EVICTS)?;
-        Some(Evicted { id: ClaimId::parse(id)?, eviction: Eviction::from_text(eviction) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::backend::Eviction;
+    use crate::stores::pushed::{EVICTS, Evicted, POLLS, Polls, Pushed};
     use super::super::scripts::named;
     use super::*;
     use crate::name::Name;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 
-use super::pushed::Polls;
 use super::{Redis, keys};
 use crate::backend::{Claim, ClaimId};
+use crate::stores::pushed::Polls;
 use crate::sync::Mutex;
 
 /// Who wants to know of a change of a key: the first waiter of ours.

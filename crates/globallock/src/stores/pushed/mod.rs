@@ -1,16 +1,29 @@
-//! What the server pushes: grants, evictions, and when to poll.
+//! What a server pushes to the owners of claims: grants, evictions, and when to poll.
+//!
+//! Shared by the stores whose servers push such messages.
+
+mod hints;
+mod waiters;
 
 use std::time::Duration;
 
 use crate::backend::{ClaimId, Eviction, Grant};
 use crate::sync::Instant;
 
+pub(crate) use self::hints::Hints;
+pub(crate) use self::waiters::{Known, Waiters, Whose};
+
+/// What is between the id of a waiter that should poll and in how many milliseconds.
+pub(crate) const POLLS: &str = " polls ";
+/// What is between the id of an evicted claim and the notice.
+pub(crate) const EVICTS: &str = " evicted ";
+
 /// A moment on both clocks: the request was sent at `sent`, which is no later than `server_ms` on the
 /// server's clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    pub(super) sent: Instant,
-    pub(super) server_ms: u64,
+pub(crate) struct Clock {
+    pub(crate) sent: Instant,
+    pub(crate) server_ms: u64,
 }
 
 impl Clock {
@@ -20,7 +33,7 @@ impl Clock {
     }
 
     /// Makes the grant that a push describes.
-    pub(super) fn grant(self, pushed: &Pushed) -> Grant {
+    pub(crate) fn grant(self, pushed: &Pushed) -> Grant {
         Grant {
             fencing_token: pushed.fencing_token,
             expires: Some(self.here(pushed.expires)),
@@ -33,27 +46,54 @@ impl Clock {
 
 /// A grant as the server pushes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pushed {
-    pub(super) id: ClaimId,
-    pub(super) fencing_token: u64,
-    pub(super) expires: u64,
-    pub(super) hold_until: u64,
+pub(crate) struct Pushed {
+    pub(crate) id: ClaimId,
+    pub(crate) fencing_token: u64,
+    pub(crate) expires: u64,
+    pub(crate) hold_until: u64,
     /// The lock's key, needed to release a grant that nobody here waits for.
-    pub(super) key: String,
+    pub(crate) key: String,
 }
 
 /// What the server pushes to a waiter that should poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Polls {
-    pub(super) id: ClaimId,
-    pub(super) poll_in: Duration,
+pub(crate) struct Polls {
+    pub(crate) id: ClaimId,
+    pub(crate) poll_in: Duration,
 }
 
 /// An eviction as the server pushes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Evicted {
-    pub(super) id: ClaimId,
-    pub(super) eviction: Eviction,
+pub(crate) struct Evicted {
+    pub(crate) id: ClaimId,
+    pub(crate) eviction: Eviction,
+}
+
+impl Pushed {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let [id, number, expires, hold_until, key] = text.splitn(5, ' ').collect::<Vec<_>>().try_into().ok()?;
+        Some(Pushed {
+            id: ClaimId::parse(id)?,
+            fencing_token: number.parse().ok()?,
+            expires: expires.parse().ok()?,
+            hold_until: hold_until.parse().ok()?,
+            key: key.to_owned(),
+        })
+    }
+}
+
+impl Polls {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (id, poll_in) = text.split_once(POLLS)?;
+        Some(Polls { id: ClaimId::parse(id)?, poll_in: Duration::from_millis(poll_in.parse().ok()?) })
+    }
+}
+
+impl Evicted {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (id, eviction) = text.split_once(EVICTS)?;
+        Some(Evicted { id: ClaimId::parse(id)?, eviction: Eviction::from_text(eviction) })
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pushed::{Clock, Polls, Pushed};
+use super::{Clock, Polls, Pushed};
 use crate::backend::{ClaimId, ClaimStatus, Eviction};
 use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
@@ -17,7 +17,7 @@ const WATCHED_POLL: Duration = Duration::from_secs(1);
 
 /// The claims that were asked for over one connection and not given up since.
 #[derive(Debug, Default)]
-pub(super) struct Waiters {
+pub(crate) struct Waiters {
     claims: Mutex<HashMap<ClaimId, Asked>>,
 }
 
@@ -47,7 +47,7 @@ struct WaiterEntry {
 
 /// What is known of a claim that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(crate) enum Known {
     /// It was not asked for yet.
     New,
     /// It was, and may be in the store, or have been evicted.
@@ -58,7 +58,7 @@ pub(super) enum Known {
 
 /// Whose claim was evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(crate) enum Whose {
     /// That of a waiter here, which is told.
     Waiter,
     /// That of another owner here.
@@ -74,7 +74,7 @@ impl Waiters {
 
     /// Notes that `id` is asked for; it may wait if it `waits`. Called before the request is sent, because a
     /// push may come before the answer.
-    pub(super) fn ask(&self, id: ClaimId, waits: bool) -> Known {
+    pub(crate) fn ask(&self, id: ClaimId, waits: bool) -> Known {
         let mut claims = self.claims();
         let known = match claims.get(&id) {
             None => Known::New,
@@ -90,7 +90,7 @@ impl Waiters {
 
     /// Notes that a claim does not wait any more, because it holds; unless it has been evicted since, which
     /// is returned.
-    pub(super) fn untrack(&self, id: ClaimId) -> Option<Arc<Eviction>> {
+    pub(crate) fn untrack(&self, id: ClaimId) -> Option<Arc<Eviction>> {
         let mut claims = self.claims();
         let asked = claims.get_mut(&id)?;
         asked.waiter = None;
@@ -99,7 +99,7 @@ impl Waiters {
 
     /// Notes that the owner gives up a claim. Returns whether it knows that the claim has been evicted: then
     /// it remains to [`Self::forget`] it.
-    pub(super) fn give_up(&self, id: ClaimId) -> bool {
+    pub(crate) fn give_up(&self, id: ClaimId) -> bool {
         let mut claims = self.claims();
         let evicted = claims.get_mut(&id).is_some_and(|asked| {
             asked.waiter = None;
@@ -112,12 +112,12 @@ impl Waiters {
     }
 
     /// Forgets a claim that will not be asked for again.
-    pub(super) fn forget(&self, id: ClaimId) {
+    pub(crate) fn forget(&self, id: ClaimId) {
         self.claims().remove(&id);
     }
 
     /// Notes that a claim has been evicted, and tells its waiter.
-    pub(super) fn evict(&self, id: ClaimId, eviction: Arc<Eviction>) -> Whose {
+    pub(crate) fn evict(&self, id: ClaimId, eviction: Arc<Eviction>) -> Whose {
         let mut claims = self.claims();
         let Some(asked) = claims.get_mut(&id) else { return Whose::Nobody };
         asked.evicted = Some(eviction);
@@ -132,7 +132,7 @@ impl Waiters {
 
     /// Records that the server has answered "waiting", and that it should be polled in `poll_in`. `foreign`
     /// says that the claim is the first waiter and the holder is foreign.
-    pub(super) fn set_waiting(&self, id: ClaimId, clock: Clock, poll_in: Option<Duration>, foreign: bool) {
+    pub(crate) fn set_waiting(&self, id: ClaimId, clock: Clock, poll_in: Option<Duration>, foreign: bool) {
         let mut claims = self.claims();
         let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) else { return };
         entry.clock = Some(clock);
@@ -146,7 +146,7 @@ impl Waiters {
     }
 
     /// Notes how many claims are in front of one that has just joined, if the server has told.
-    pub(super) fn note_place(&self, id: ClaimId, place: Option<usize>) {
+    pub(crate) fn note_place(&self, id: ClaimId, place: Option<usize>) {
         let mut claims = self.claims();
         if let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) {
             entry.place = place.or(entry.place);
@@ -154,12 +154,12 @@ impl Waiters {
     }
 
     /// How many claims were in front of a waiter when it joined.
-    pub(super) fn place(&self, id: ClaimId) -> Option<usize> {
+    pub(crate) fn place(&self, id: ClaimId) -> Option<usize> {
         self.claims().get(&id)?.waiter.as_ref()?.place
     }
 
     /// Delivers a pushed grant to its waiter. Returns it if nobody here waits for it.
-    pub(super) fn deliver(&self, pushed: Pushed) -> Option<Pushed> {
+    pub(crate) fn deliver(&self, pushed: Pushed) -> Option<Pushed> {
         let mut claims = self.claims();
         let Some(entry) = claims.get_mut(&pushed.id).and_then(|asked| asked.waiter.as_mut()) else {
             return Some(pushed);
@@ -170,7 +170,7 @@ impl Waiters {
     }
 
     /// Notes that the server watches the key for the first waiter, which need not poll at its own pace.
-    pub(super) fn watch(&self, id: ClaimId, poll_in: Option<Duration>) {
+    pub(crate) fn watch(&self, id: ClaimId, poll_in: Option<Duration>) {
         let mut claims = self.claims();
         let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) else { return };
         entry.pace = None;
@@ -180,7 +180,7 @@ impl Waiters {
     }
 
     /// Makes a waiter poll the server in this time, unless it polls sooner.
-    pub(super) fn poll(&self, polls: Polls) {
+    pub(crate) fn poll(&self, polls: Polls) {
         let mut claims = self.claims();
         let Some(entry) = claims.get_mut(&polls.id).and_then(|asked| asked.waiter.as_mut()) else { return };
         let now = now();
@@ -191,7 +191,7 @@ impl Waiters {
     }
 
     /// Makes every waiter poll the server now, because a push may have been lost.
-    pub(super) fn poll_all(&self) {
+    pub(crate) fn poll_all(&self) {
         let now = now();
         for entry in self.claims().values_mut().filter_map(|asked| asked.waiter.as_mut()) {
             entry.poll_at = Some(now);
@@ -203,7 +203,7 @@ impl Waiters {
     ///
     /// # Cancel safety
     /// Nothing is lost: a grant stays in its entry until it is taken.
-    pub(super) async fn wait_for_change(&self, id: ClaimId) -> Option<ClaimStatus> {
+    pub(crate) async fn wait_for_change(&self, id: ClaimId) -> Option<ClaimStatus> {
         loop {
             let (notify, poll_at) = {
                 let mut claims = self.claims();

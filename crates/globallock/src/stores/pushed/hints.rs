@@ -10,7 +10,7 @@ use crate::sync::{Instant, Mutex, now, sleep_until, watch};
 const PACE: Duration = Duration::from_secs(1);
 
 /// The hints of one store.
-pub(super) struct Hints {
+pub(crate) struct Hints {
     /// How often there was a reason.
     reasons: watch::Sender<u64>,
     /// How many of the reasons have been told.
@@ -27,7 +27,7 @@ impl Default for Hints {
 
 impl Hints {
     /// Gives a hint, now or when the last one is long enough ago.
-    pub(super) fn give(&self) {
+    pub(crate) fn give(&self) {
         self.reasons.send_modify(|reasons| *reasons += 1);
     }
 
@@ -35,7 +35,7 @@ impl Hints {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn given(&self) {
+    pub(crate) async fn given(&self) {
         let told = self.told.load(Ordering::SeqCst);
         // The sender lives in `self`, so the wait can only end with a reason.
         let _ = self.reasons.subscribe().wait_for(|reasons| *reasons > told).await;

@@ -285,6 +285,20 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes what the store needs before it can hold locks, such as tables, or brings it to this version; says
+    /// what was done. A store that needs nothing keeps this default.
+    ///
+    /// # Cancel safety
+    /// All is made, or nothing.
+    async fn set_up(&self) -> Result<String> {
+        Ok("nothing needs to be set up in this store".to_owned())
+    }
+
+    /// What [`Backend::set_up`] runs, for those who do it by other means.
+    fn set_up_script(&self) -> Option<String> {
+        None
+    }
+
     /// Tells how the names that begin with `prefix` change, first all that there are; looks again `every` so
     /// often where the store cannot tell by itself.
     ///

@@ -169,7 +169,7 @@ impl Config {
             prefix,
             timeout,
             durability,
-            shown: address.to_string(),
+            shown: shown(address),
             transport: Transport::plain(&address.scheme, &POSTGRES),
             security,
             places,
@@ -191,6 +191,12 @@ impl Config {
     pub(super) fn error(&self, failure: Failure) -> Error {
         failure.into_error_of(&self.shown, &self.schema, &self.login.user)
     }
+}
+
+/// An address without secrets. Without hosts it has its slashes nevertheless, as everybody writes it.
+fn shown(address: &Address) -> String {
+    let shown = address.to_string();
+    if address.hosts.is_empty() { shown.replacen(':', "://", 1) } else { shown }
 }
 
 const OPTIONS: &[&str] = &[
@@ -353,3 +359,6 @@ fn decoded(address: &Address, host: &str) -> Result<String> {
         _ => Err(address.wrong(format!("{:?} is no name of a host", without_secret(host)))),
     }
 }
+
+#[cfg(test)]
+mod tests;

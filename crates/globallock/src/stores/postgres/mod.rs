@@ -26,4 +26,3 @@ impl Postgres {
         Err(Error::failed_precondition(config.shown, "the store in PostgreSQL is not complete yet"))
     }
 }
-

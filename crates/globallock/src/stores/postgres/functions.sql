@@ -7,18 +7,25 @@
 CREATE OR REPLACE FUNCTION {schema}.ms_1(span interval) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT floor(extract(epoch FROM span) * 1000)::bigint $$;
 
--- Begins a change of one key, which waits for others of the same key. Nothing else waits for it. The key's
--- transaction ends with this statement, so that the wait is short.
-CREATE OR REPLACE FUNCTION {schema}.begin_1(k text, durable boolean) RETURNS timestamptz
+-- Sees to it that this transaction's commit waits for the disk, or not.
+CREATE OR REPLACE FUNCTION {schema}.commits_1(durable boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     IF durable IS DISTINCT FROM (current_setting('synchronous_commit') <> 'off') THEN
         PERFORM set_config('synchronous_commit', CASE WHEN durable THEN 'on' ELSE 'off' END, true);
     END IF;
+END $$;
+
+-- Begins a change of one key, which waits for others of the same key. It is a short wait, because each change
+-- ends with its statement.
+CREATE OR REPLACE FUNCTION {schema}.begin_1(k text, durable boolean) RETURNS timestamptz
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM {schema}.commits_1(durable);
     PERFORM pg_advisory_xact_lock(hashtextextended(k COLLATE "C", 7309));
     -- Each of the following statements must see what the last holder of this lock has committed.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION USING ERRCODE = 'GL002', MESSAGE = 'this transaction is not read committed';
+        RAISE EXCEPTION USING ERRCODE = 'GL002', MESSAGE = 'the transaction is not read committed';
     END IF;
     RETURN clock_timestamp();
 END $$;
@@ -131,7 +138,8 @@ BEGIN
     now_ms := ceil(extract(epoch FROM at) * 1000);
     SELECT * INTO q FROM {schema}.settle_1(k, NULL, claim, at);
     IF again THEN
-        DELETE FROM {schema}.claims WHERE id = claim AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
+        DELETE FROM {schema}.claims
+            WHERE id = claim AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
         UPDATE {schema}.claims SET node = channel,
             expires = greatest(expires, at + lease_ms * interval '1 millisecond')
             WHERE id = claim RETURNING * INTO c;
@@ -149,11 +157,12 @@ BEGIN
             status := 2;
             RETURN;
         END IF;
-        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined, expires, owner,
-                granted, ends)
+        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined, expires,
+                owner, granted, ends)
             VALUES ({schema}.number_1(at), claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,
                 at + lease_ms * interval '1 millisecond', who,
-                CASE WHEN fits THEN at END, CASE WHEN fits THEN at + max_hold_ms * interval '1 millisecond' END)
+                CASE WHEN fits THEN at END,
+                CASE WHEN fits THEN at + max_hold_ms * interval '1 millisecond' END)
             RETURNING * INTO c;
     END IF;
     token := c.number;
@@ -180,20 +189,19 @@ LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
-    c {schema}.claims%ROWTYPE;
+    c record;
     at timestamptz;
-    one uuid;
 BEGIN
-    IF durable IS DISTINCT FROM (current_setting('synchronous_commit') <> 'off') THEN
-        PERFORM set_config('synchronous_commit', CASE WHEN durable THEN 'on' ELSE 'off' END, true);
-    END IF;
-    FOR c IN SELECT * FROM {schema}.claims WHERE id = ANY (asked) ORDER BY number FOR NO KEY UPDATE LOOP
+    PERFORM {schema}.commits_1(durable);
+    FOR c IN
+        SELECT q.*, a.lease AS longer
+            FROM unnest(asked, leases) AS a (id, lease) JOIN {schema}.claims q USING (id)
+            ORDER BY q.number FOR NO KEY UPDATE OF q
+    LOOP
         at := clock_timestamp();
         CONTINUE WHEN least(c.expires, c.ends) <= at;
-        UPDATE {schema}.claims SET expires =
-            greatest(expires, at + leases[array_position(asked, c.id)] * interval '1 millisecond')
-            WHERE id = c.id RETURNING * INTO c;
-        asked[array_position(asked, c.id)] := NULL;
+        c.expires := greatest(c.expires, at + c.longer * interval '1 millisecond');
+        UPDATE {schema}.claims SET expires = c.expires WHERE id = c.id;
         claim := replace(c.id::text, '-', '');
         status := CASE WHEN c.granted IS NULL THEN 0 ELSE 1 END;
         token := c.number;
@@ -204,13 +212,10 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     at := clock_timestamp();
-    FOREACH one IN ARRAY asked LOOP
-        CONTINUE WHEN one IS NULL;
-        SELECT e.notice INTO notice FROM {schema}.evictions e WHERE e.id = one AND e.until > at;
-        claim := replace(one::text, '-', '');
-        status := CASE WHEN notice IS NULL THEN 2 ELSE 4 END;
-        RETURN NEXT;
-    END LOOP;
+    RETURN QUERY
+        SELECT replace(e.id::text, '-', ''), 4, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint,
+            NULL::bigint, e.notice
+        FROM unnest(asked) AS a (id) JOIN {schema}.evictions e USING (id) WHERE e.until > at;
 END $$;
 
 -- Takes a claim out of its queue. Returns whether it was there.
@@ -307,7 +312,8 @@ DECLARE
     c {schema}.claims%ROWTYPE;
 BEGIN
     PERFORM {schema}.settle_1(k, NULL, NULL, at);
-    SELECT * INTO c FROM {schema}.claims WHERE id = claim AND granted IS NOT NULL AND least(expires, ends) > at;
+    SELECT * INTO c FROM {schema}.claims
+        WHERE id = claim AND granted IS NOT NULL AND least(expires, ends) > at;
     IF NOT FOUND THEN
         RETURN 1;
     END IF;
@@ -335,9 +341,10 @@ LANGUAGE plpgsql AS $$
 DECLARE
     at timestamptz := clock_timestamp();
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM {schema}.commits_1(false);
     DELETE FROM {schema}.claims WHERE id IN (
-        SELECT id FROM {schema}.claims WHERE least(expires, ends) <= at LIMIT 10000 FOR UPDATE SKIP LOCKED);
+        SELECT id FROM {schema}.claims WHERE least(expires, ends) <= at
+            LIMIT 10000 FOR UPDATE SKIP LOCKED);
     DELETE FROM {schema}.evictions WHERE id IN (
         SELECT id FROM {schema}.evictions WHERE until <= at LIMIT 10000 FOR UPDATE SKIP LOCKED);
     DELETE FROM {schema}."values" WHERE key IN (

@@ -1,7 +1,7 @@
--- The tables of globallock's locks in PostgreSQL, version 1. Run as one transaction, as often as you like.
+-- The tables of globallock's locks in PostgreSQL, version 1. Run as one transaction, as often as needed.
 --
--- A row of `claims` is one claim in the queue of one key, in the order of `number`. `granted` is null while it
--- waits. It ends by itself at `expires`, which its owner moves on, or at `ends`, which nobody does.
+-- A row of `claims` is one claim in the queue of one key, in the order of `number`. `granted` is null while
+-- it waits. It ends by itself at `expires`, which its owner moves on, or at `ends`, which nobody does.
 
 SELECT pg_advisory_xact_lock(hashtextextended('globallock setup', 7309));
 
@@ -64,7 +64,8 @@ DECLARE
 BEGIN
     FOR kept IN
         SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('{schema}')
-            AND relname IN ('claims', 'evictions', 'values') AND relkind = 'r' AND relpersistence <> '{persistence}'
+            AND relname IN ('claims', 'evictions', 'values') AND relkind = 'r'
+            AND relpersistence <> '{persistence}'
     LOOP
         EXECUTE format('ALTER TABLE {schema}.%I SET {logged}', kept);
     END LOOP;

@@ -29,15 +29,11 @@ impl Calls {
     pub(super) fn new(schema: &str) -> Self {
         let of = |statement: &str| statement.replace("{schema}", &quoted(schema));
         Calls {
-            enqueue: of("SELECT status, token, left_ms, hold_left_ms, now_ms, look_ms, notice, \
-                         bytes, bytes_token, bytes_age_ms \
-                         FROM {schema}.enqueue_1($1, $2::uuid, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
-            renew: of("SELECT status, token, left_ms, hold_left_ms, now_ms, look_ms, notice, claim \
-                       FROM {schema}.renew_1($1::uuid[], $2, $3)"),
+            enqueue: of("SELECT {schema}.enqueue_1($1, $2::uuid, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
+            renew: of("SELECT claim, answer FROM {schema}.renew_1($1::uuid[], $2, $3)"),
             release: of("SELECT {schema}.release_1($1, $2::uuid, $3)"),
             evict: of("SELECT {schema}.evict_1($1, $2::uuid, $3, $4, $5)"),
-            keep: of("SELECT status, token, left_ms, hold_left_ms, now_ms, look_ms, notice \
-                      FROM {schema}.keep_1($1, $2::uuid, $3, $4, $5)"),
+            keep: of("SELECT {schema}.keep_1($1, $2::uuid, $3, $4, $5)"),
             set_value: of("SELECT {schema}.set_value_1($1, $2::uuid, $3, $4, $5)"),
             changed: of("SELECT claim, told FROM {schema}.changed_1($1::uuid[])"),
             sweep: of("SELECT {schema}.sweep_1()"),

@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 
 use super::calls::Calls;
 use super::connection::Connection;
-use super::{Inbox, answers};
+use super::Inbox;
 use crate::backend::ClaimId;
 use crate::stores::pushed::{Polls, Pushed};
 use crate::sync::{now, sleep};
@@ -80,11 +80,11 @@ async fn look_once(connection: &Arc<Connection>, calls: &Calls, inbox: &Inbox, w
     // A failure is told to whoever renews.
     let Ok(rows) = connection.query(&calls.changed, &[(&ids, Type::TEXT_ARRAY)]).await else { return };
     for row in &rows {
-        let told: Option<String> = answers::column(row, "told").flatten();
-        if let Some(pushed) = told.and_then(|told| Pushed::parse(&told)) {
+        let text = |column| row.try_get::<_, Option<&str>>(column).ok().flatten();
+        if let Some(pushed) = text(1).and_then(Pushed::parse) {
             // A grant of a claim that was given up meanwhile is released by who gave it up.
             drop(inbox.waiters.deliver(pushed));
-        } else if let Some(id) = answers::column(row, "claim").and_then(ClaimId::parse) {
+        } else if let Some(id) = text(0).and_then(ClaimId::parse) {
             inbox.waiters.poll(Polls { id, poll_in: Duration::ZERO });
         }
     }

@@ -130,7 +130,7 @@ impl Postgres {
             }
             Answer::Waiting { now_ms, look_in } => {
                 let clock = Clock { sent, server_ms: now_ms };
-                waiters.set_waiting(claim.id, clock, look_in, false);
+                waiters.set_waiting(claim.id, clock, Some(look_in), false);
                 if !self.connection.listens() {
                     self.looks.begin(&self.connection, &self.calls, &self.inbox);
                 }
@@ -145,7 +145,7 @@ impl Postgres {
         }
     }
 
-    async fn join(&self, claim: &Claim, asked: bool) -> Result<(Answer, Option<Value>)> {
+    async fn join(&self, claim: &Claim, asked: bool) -> Result<Answer> {
         let permit = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
         let key = self.key(&claim.name);
         let id = claim.id.to_string();
@@ -172,9 +172,8 @@ impl Postgres {
         let first = parameters(if asked { &true } else { &false });
         let rows = self.connection.query_or(&self.calls.enqueue, &first, &parameters(&true)).await;
         let rows = rows.map_err(|failure| self.error(failure))?;
-        let row = rows.first().ok_or_else(|| self.error(not_ours()))?;
-        let read = Answer::read(row).and_then(|answer| Some((answer, answers::value(row)?)));
-        read.ok_or_else(|| self.error(not_ours()))
+        let answer = rows.first().and_then(|row| Answer::parse(row.try_get(0).ok()?));
+        answer.ok_or_else(|| self.error(not_ours()))
     }
 
     async fn keep(&self, claim: &Claim, rest: Duration, leaves: bool) -> Result<ClaimStatus> {
@@ -182,17 +181,15 @@ impl Postgres {
         let rest = whole(milliseconds(rest).saturating_add(2));
         let sent = Instant::now();
         let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let row = self.row(
-            &self.calls.keep,
-            &[
-                (&key, Type::TEXT),
-                (&id, Type::TEXT),
-                (&rest, Type::INT8),
-                (&leaves, Type::BOOL),
-                (&durable, Type::BOOL),
-            ],
-        );
-        let answer = Answer::read(&row.await?).ok_or_else(|| self.error(not_ours()))?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&key, Type::TEXT),
+            (&id, Type::TEXT),
+            (&rest, Type::INT8),
+            (&leaves, Type::BOOL),
+            (&durable, Type::BOOL),
+        ];
+        let answer: String = self.value(&self.calls.keep, &parameters).await?;
+        let answer = Answer::parse(&answer).ok_or_else(|| self.error(not_ours()))?;
         Ok(self.status(claim, sent, answer))
     }
 
@@ -205,7 +202,10 @@ impl Postgres {
         let rows = self.connection.query(&self.calls.renew, &parameters).await?;
         let mut answers = rows
             .iter()
-            .map(|row| Some((ClaimId::parse(row.try_get("claim").ok()?)?, Answer::read(row)?)))
+            .map(|row| {
+                let id = ClaimId::parse(row.try_get(0).ok()?)?;
+                Some((id, Answer::parse(row.try_get(1).ok()?)?))
+            })
             .collect::<Option<std::collections::HashMap<_, _>>>()
             .ok_or_else(not_ours)?;
         let status = |claim: &Arc<Claim>| {
@@ -243,11 +243,8 @@ impl Backend for Postgres {
             Known::Evicted(eviction) => return Ok(ClaimStatus::Evicted(eviction)),
         };
         let sent = Instant::now();
-        let (answer, value) = self.join(claim, asked).await?;
-        let status = match self.status(claim, sent, answer) {
-            ClaimStatus::Held(grant) => ClaimStatus::Held(grant.with_value(value)),
-            status => status,
-        };
+        let answer = self.join(claim, asked).await?;
+        let status = self.status(claim, sent, answer);
         if !waits && status == ClaimStatus::Gone {
             self.inbox.waiters.forget(claim.id);
         }

@@ -3,6 +3,8 @@
 -- A row of `claims` is one claim in the queue of one key, in the order of `number`. `granted` is null while
 -- it waits. It ends by itself at `expires`, which its owner moves on, or at `ends`, which nobody does.
 
+-- What is there already is not worth a notice.
+SELECT set_config('client_min_messages', 'warning', true);
 SELECT pg_advisory_xact_lock(hashtextextended('globallock setup', 7309));
 
 DO $setup$

@@ -29,10 +29,9 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS bench_raw \
 
 /// The figures, without and with commits that wait for the disk.
 pub(crate) async fn run() {
-    for (said, settings) in [
-        ("fsync off", &["fsync=off"][..]),
-        ("fsync on", &["fsync=on", "full_page_writes=on"][..]),
-    ] {
+    for (said, settings) in
+        [("fsync off", &["fsync=off"][..]), ("fsync on", &["fsync=on", "full_page_writes=on"][..])]
+    {
         let server = Postgres::start_with(settings).expect("the server starts");
         measure(said, &server).await;
     }
@@ -92,7 +91,9 @@ async fn interleaved(url: &str, raw: &Raw) -> (Times, Times) {
 /// Hand-offs between 8 connections, compared with a notification, and with session locks that wait and that
 /// are polled for.
 async fn hand_off(said: &str, url: &str) {
-    title(&format!("PostgreSQL, {said}: 8 owners on 8 connections, 1 ms held, no thinking (5 rounds of 2 s)"));
+    title(&format!(
+        "PostgreSQL, {said}: 8 owners on 8 connections, 1 ms held, no thinking (5 rounds of 2 s)"
+    ));
     let workload = Workload { run: RUN, ..EAGER };
     let (mut told, mut polled, mut blocked, mut fairness) = (vec![], vec![], vec![], vec![]);
     let (mut hand_offs, mut notifications) = (Times::default(), Times::default());
@@ -139,7 +140,8 @@ async fn waiters(said: &str, url: &str) {
         while manager.inspect(&name).await.expect("it is listed").len() <= crowd {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let (mut hand_offs, mut tasks) = (Times::default(), tasks.into_iter().collect::<FuturesUnordered<_>>());
+        let (mut hand_offs, mut tasks) =
+            (Times::default(), tasks.into_iter().collect::<FuturesUnordered<_>>());
         let mut held = first;
         for _ in 0..10.min(crowd) {
             let released = Instant::now();

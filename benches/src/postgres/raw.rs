@@ -24,7 +24,8 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(url: &str) -> Self {
-        let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.expect("the server is there");
+        let (client, mut connection) =
+            tokio_postgres::connect(url, NoTls).await.expect("the server is there");
         let (sender, notified) = unbounded_channel();
         tokio::spawn(async move {
             let messages = stream::poll_fn(move |context| connection.poll_message(context));
@@ -48,7 +49,8 @@ impl Raw {
 
     /// Inserts a row and deletes it, each in a transaction of its own, as locks are sent.
     pub(crate) async fn pair(&self, number: i64) {
-        let insert = "INSERT INTO bench_raw (id, name, owner, joined) VALUES ($1, 'bench', 'me', clock_timestamp())";
+        let insert =
+            "INSERT INTO bench_raw (id, name, owner, joined) VALUES ($1, 'bench', 'me', clock_timestamp())";
         self.typed(insert, number).await;
         self.typed("DELETE FROM bench_raw WHERE id = $1", number).await;
     }
@@ -95,7 +97,8 @@ impl Contender for Polling {
 
     async fn acquire(&mut self) {
         loop {
-            let tried = self.0.client.query_typed("SELECT pg_try_advisory_lock($1)", &[(&KEY, Type::INT8)]).await;
+            let tried =
+                self.0.client.query_typed("SELECT pg_try_advisory_lock($1)", &[(&KEY, Type::INT8)]).await;
             if tried.expect("the server answers")[0].get(0) {
                 return;
             }

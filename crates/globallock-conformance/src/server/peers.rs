@@ -39,7 +39,11 @@ pub fn python_etcd3() -> Result<PathBuf> {
 /// When they cannot be installed; the error has the command that failed.
 pub fn postgres_locks() -> Result<PathBuf> {
     let packages = [
-        "django==5.2.19", "django-pglock==1.8.0", "psycopg[binary]==3.3.9", "sqlalchemy==2.1.9", "sqlalchemy-dlock==0.9.0",
+        "django==5.2.19",
+        "django-pglock==1.8.0",
+        "psycopg[binary]==3.3.9",
+        "sqlalchemy==2.1.9",
+        "sqlalchemy-dlock==0.9.0",
     ];
     python_with("postgres-locks", "django, pglock, psycopg, sqlalchemy_dlock", &packages)
 }

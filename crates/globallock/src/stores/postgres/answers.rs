@@ -92,7 +92,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ClaimId, Claim};
+    use crate::backend::{Claim, ClaimId};
     use crate::name::Name;
     use crate::queue::Permits;
     use crate::sync::now;
@@ -148,8 +148,16 @@ mod tests {
     #[test]
     fn what_is_not_as_it_should_be_is_no_answer() {
         for text in [
-            "", "held", "held 7 10000", "held 7 10000 - 5", "held 7 10000 - 5 3000 0g", "held x 10000 -",
-            "waiting 5", "waiting x 5", "gone 5", "else",
+            "",
+            "held",
+            "held 7 10000",
+            "held 7 10000 - 5",
+            "held 7 10000 - 5 3000 0g",
+            "held x 10000 -",
+            "waiting 5",
+            "waiting x 5",
+            "gone 5",
+            "else",
         ] {
             assert_eq!(Answer::parse(text), None, "{text}");
         }

@@ -1,7 +1,8 @@
 //! The statements that the store sends, for its schema.
 
+use std::time::Duration;
+
 use crate::backend::Claim;
-use crate::stores::record::milliseconds;
 
 /// The tables, and what makes them.
 const SCHEMA: &str = include_str!("schema.sql");
@@ -105,12 +106,11 @@ const FORGET: &str = "WITH noticed AS (DELETE FROM {schema}.evictions WHERE id =
 
 /// A time limit as the functions take it.
 pub(super) fn max_hold(claim: &Claim) -> Option<i64> {
-    claim.max_hold.map(|max_hold| whole(milliseconds(max_hold)))
+    claim.max_hold.map(milliseconds)
 }
 
-/// A number as the server has it. Times beyond its range are shortened to what it can add to now.
-pub(super) fn whole(number: u64) -> i64 {
-    /// A thousand years in milliseconds.
+/// A time as the functions take it. The longest is a thousand years, which the server can add to now.
+pub(super) fn milliseconds(time: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 365 * 24 * 3600 * 1000;
-    i64::try_from(number).map_or(LONGEST, |number| number.min(LONGEST))
+    i64::try_from(time.as_millis()).map_or(LONGEST, |time| time.min(LONGEST))
 }

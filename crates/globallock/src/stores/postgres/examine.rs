@@ -60,7 +60,8 @@ impl Postgres {
         if self.connection.listens() {
             return Finding::good("pushes", "a connection listens, so that waiters are woken at once");
         }
-        let text = "no connection listens, as behind a pooler: waiters look at the queue, at most 40 times a second";
+        let text =
+            "no connection listens, as behind a pooler: waiters look at the queue, at most 40 times a second";
         Finding::note("pushes", text)
             .remedy("name the server itself by ?listen=HOST:PORT, which only the listening connection uses")
     }
@@ -180,8 +181,10 @@ impl Server {
     fn vacuum(&self) -> Finding {
         match self.vacuums {
             true => Finding::good("vacuum", "autovacuum is on"),
-            false => Finding::bad("vacuum", "autovacuum is off: the tables grow with every lock that is taken")
-                .remedy("set autovacuum and track_counts to on"),
+            false => {
+                Finding::bad("vacuum", "autovacuum is off: the tables grow with every lock that is taken")
+                    .remedy("set autovacuum and track_counts to on")
+            }
         }
     }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
+use super::Inbox;
 use super::calls::Calls;
 use super::connection::Connection;
-use super::Inbox;
 use crate::backend::ClaimId;
 use crate::stores::pushed::{Polls, Pushed};
-use crate::sync::{now, sleep};
+use crate::sync::now;
 
 /// The pause between two looks, at least.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -55,7 +55,7 @@ impl Drop for Ends {
 async fn look(connection: &Weak<Connection>, calls: &Calls, inbox: &Inbox, ends: &Ends) {
     let mut pause = PAUSE;
     loop {
-        sleep(pause).await;
+        tokio::time::sleep(pause).await;
         let mut waiting = inbox.waiters.waiting();
         if waiting.is_empty() {
             // Whoever begins to wait now begins to look; and one that began just before is seen here.

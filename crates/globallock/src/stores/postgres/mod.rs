@@ -11,8 +11,14 @@ mod connection;
 mod examine;
 mod failure;
 mod inspect;
+mod login;
 mod looks;
+mod passfile;
+mod pool;
+mod server;
+mod service;
 mod setup;
+mod tls;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -24,7 +30,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use self::answers::Answer;
-use self::calls::{Calls, max_hold, whole};
+use self::calls::{Calls, max_hold, milliseconds};
 use self::config::{Config, Durability};
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
@@ -38,7 +44,6 @@ use crate::name::Name;
 use crate::stores::address::Address;
 use crate::stores::evictions::KEPT;
 use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose};
-use crate::stores::record::milliseconds;
 use crate::sync::Instant;
 
 /// How the channel of a manager begins.
@@ -150,7 +155,7 @@ impl Postgres {
         let key = self.key(&claim.name);
         let id = claim.id.to_string();
         let (count, capacity) = (permit(claim.permits.count), permit(claim.permits.capacity));
-        let (lease, max_hold) = (whole(milliseconds(claim.lease)), max_hold(claim));
+        let (lease, max_hold) = (milliseconds(claim.lease), max_hold(claim));
         let (waits, durable) = (claim.wait_mode == WaitMode::Wait, self.is_durable());
         let owner = &*claim.owner;
         let parameters = |again: &'static bool| -> [(&(dyn ToSql + Sync), Type); 12] {
@@ -178,7 +183,7 @@ impl Postgres {
 
     async fn keep(&self, claim: &Claim, rest: Duration, leaves: bool) -> Result<ClaimStatus> {
         // Rounded up, and one more, because the server rounds what is left down.
-        let rest = whole(milliseconds(rest).saturating_add(2));
+        let rest = milliseconds(rest).saturating_add(2);
         let sent = Instant::now();
         let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
         let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
@@ -195,7 +200,7 @@ impl Postgres {
 
     async fn renew_all(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>, Failure> {
         let ids: Vec<String> = claims.iter().map(|claim| claim.id.to_string()).collect();
-        let leases: Vec<i64> = claims.iter().map(|claim| whole(milliseconds(claim.lease))).collect();
+        let leases: Vec<i64> = claims.iter().map(|claim| milliseconds(claim.lease)).collect();
         let sent = Instant::now();
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(&ids, Type::TEXT_ARRAY), (&leases, Type::INT8_ARRAY), (&self.is_durable(), Type::BOOL)];
@@ -208,9 +213,8 @@ impl Postgres {
             })
             .collect::<Option<std::collections::HashMap<_, _>>>()
             .ok_or_else(not_ours)?;
-        let status = |claim: &Arc<Claim>| {
-            self.status(claim, sent, answers.remove(&claim.id).unwrap_or(Answer::Gone))
-        };
+        let status =
+            |claim: &Arc<Claim>| self.status(claim, sent, answers.remove(&claim.id).unwrap_or(Answer::Gone));
         Ok(claims.iter().map(status).collect())
     }
 }
@@ -304,7 +308,7 @@ impl Backend for Postgres {
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
         Value::check(bytes, keep)?;
         let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let keep = whole(milliseconds(keep));
+        let keep = milliseconds(keep);
         let written: i32 = self
             .value(
                 &self.calls.set_value,
@@ -338,7 +342,7 @@ impl Backend for Postgres {
         let Some(id) = entry.claim_id() else { return Ok(Release::NotHeld) };
         self.are_ours().await?;
         let (key, id, durable) = (self.key(name), id.to_string(), self.is_durable());
-        let (told, kept) = (eviction.to_text(), whole(milliseconds(KEPT)));
+        let (told, kept) = (eviction.to_text(), milliseconds(KEPT));
         let evicted: bool = self
             .value(
                 &self.calls.evict,
@@ -401,10 +405,9 @@ impl Inbox {
         tokio::spawn(async move {
             let durable = connection.config().durability == Durability::Wal;
             let id = unwanted.id.to_string();
-            let released = connection.query(
-                &calls.release,
-                &[(&unwanted.key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)],
-            );
+            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&unwanted.key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)];
+            let released = connection.query(&calls.release, &parameters);
             if let Err(failure) = released.await {
                 let reason = connection.config().reason(&failure);
                 connection.notices.say(StoreNoticeKind::NotHandedOver, &reason);

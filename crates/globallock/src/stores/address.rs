@@ -11,6 +11,8 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
+#[cfg(feature = "_transport")]
+pub(crate) use self::server::TlsFiles;
 use crate::error::{Error, Result};
 
 /// The end of the name of every option that is a password.

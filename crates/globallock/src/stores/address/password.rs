@@ -61,7 +61,7 @@ impl Password {
     }
 
     /// How long it may take to be read, if a request may take so long.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) fn takes(&self, limit: Duration) -> Duration {
         if let Source::Given(_) = self.source { Duration::ZERO } else { limit }
     }

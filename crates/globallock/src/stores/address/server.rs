@@ -6,6 +6,7 @@ use super::Address;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 use super::password::Password;
 use crate::error::Result;
+use crate::stores::transport::tls::Options;
 
 /// The files of an address with TLS, in PEM.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl Address {
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
-    #[cfg(any(feature = "redis", feature = "zookeeper"))]
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "zookeeper"))]
     pub(crate) fn has_its_path_once(&self, form: &str) -> Result<()> {
         if self.path.contains(',') {
             let reason = format!(
@@ -62,19 +63,22 @@ impl Address {
         Ok(())
     }
 
-    /// Takes the options `ca`, `cert` and `key`, and reads the files that they name.
+    /// Takes the options for TLS, which have these names, and reads the files that they name.
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if a file cannot be read or is none of the
-    /// kind, and if only one of `cert` and `key` is there.
-    pub(crate) fn take_tls(&mut self) -> Result<TlsFiles> {
-        let ca = self.take_pem("ca", "BEGIN CERTIFICATE")?;
-        let cert = self.take_pem("cert", "BEGIN CERTIFICATE")?;
-        let key = self.take_pem("key", "PRIVATE KEY")?;
+    /// kind, and if only one of certificate and key is there.
+    pub(crate) fn take_tls(&mut self, options: &Options) -> Result<TlsFiles> {
+        let ca = self.take_pem(options.ca, "BEGIN CERTIFICATE")?;
+        let cert = self.take_pem(options.cert, "BEGIN CERTIFICATE")?;
+        let key = self.take_pem(options.key, "PRIVATE KEY")?;
         let client = match (cert, key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            _ => return Err(self.wrong("the options cert and key go together")),
+            _ => {
+                let reason = format!("the options {} and {} go together", options.cert, options.key);
+                return Err(self.wrong(reason));
+            }
         };
         Ok(TlsFiles { ca, client })
     }
@@ -84,20 +88,29 @@ impl Address {
         let Some(path) = self.take(option) else {
             return Ok(None);
         };
+        self.read_pem(option, &path, content).map(Some)
+    }
+
+    /// Reads the PEM file with `content` that an option has named.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if it cannot be read, or has none.
+    pub(crate) fn read_pem(&self, option: &str, path: &str, content: &str) -> Result<Vec<u8>> {
         let unreadable = |error| self.wrong(format!("the option {option}: cannot read {path:?}: {error}"));
-        let text = std::fs::read(&path).map_err(unreadable)?;
+        let text = std::fs::read(path).map_err(unreadable)?;
         if !text.windows(content.len()).any(|part| part == content.as_bytes()) {
             let reason =
                 format!("the option {option}: there is no {content:?} in {path:?}: name a PEM file with one");
             return Err(self.wrong(reason));
         }
-        Ok(Some(text))
+        Ok(text)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stores::transport::tls::OPTIONS;
 
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
     const KEY: &str = "-----BEGIN PRIVATE KEY-----";
@@ -116,7 +129,7 @@ mod tests {
             query.push(format!("{option}={}", path.display()));
         }
         let mut address = address(&format!("store://host?{}", query.join("&")));
-        let files = address.take_tls();
+        let files = address.take_tls(&OPTIONS);
         address.finish(&[]).unwrap();
         files
     }
@@ -146,8 +159,10 @@ mod tests {
             let refused = tls_of(&[(option, "nothing of the kind")]).unwrap_err().to_string();
             let lacks = format!("the option {option}: there is no {:?} in", content.trim_matches('-'));
             assert!(refused.contains(&lacks), "{refused}");
-            let refused =
-                address(&format!("store://h?{option}=/nowhere.pem")).take_tls().unwrap_err().to_string();
+            let refused = address(&format!("store://h?{option}=/nowhere.pem"))
+                .take_tls(&OPTIONS)
+                .unwrap_err()
+                .to_string();
             assert!(
                 refused.contains(&format!("the option {option}: cannot read \"/nowhere.pem\"")),
                 "{refused}"

@@ -16,9 +16,12 @@ use super::heard::{Speech, speech};
 use crate::sync::{Instant, Mutex};
 
 /// A record of TLS with a greeting that has no content; what etcd and all servers of HTTP answer; what
-/// ZooKeeper answers. Redis answers both of the latter, since each is a line that is no command of its own.
-const QUESTIONS: [&[u8]; 3] =
-    [&[0x16, 3, 1, 0, 4, 1, 0, 0, 0], b"GET /version HTTP/1.0\r\n\r\n", b"srvr\r\n\r\n"];
+/// ZooKeeper answers; what PostgreSQL is asked before TLS begins. Redis answers the second and the third,
+/// since each is a line that is no command of its own.
+const QUESTIONS: [&[u8]; 4] =
+    [&[0x16, 3, 1, 0, 4, 1, 0, 0, 0], b"GET /version HTTP/1.0\r\n\r\n", b"srvr\r\n\r\n", &MAY_TLS_BEGIN];
+/// The question to PostgreSQL whether TLS may begin. It answers by one letter.
+pub(crate) const MAY_TLS_BEGIN: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// How long a server may take to answer the questions about what it is, which are asked at once.
 const ASKED: Duration = Duration::from_millis(250);
 /// The longest answer that is read.
@@ -115,18 +118,15 @@ pub(super) struct Answered {
 /// understand. They end as soon as an answer leaves no doubt. That needs the answer by TLS too of a server
 /// that may speak both: it may have been slow to begin with it.
 pub(super) async fn answer_at(host: &str, port: u16, may_speak_both: bool) -> Option<Answered> {
-    let ask = |question: &'static [u8]| async move {
-        (question == QUESTIONS[0], answer_to(host, port, question).await)
-    };
+    let ask = |question: &'static [u8]| async move { (question, answer_to(host, port, question).await) };
     let mut asked: FuturesUnordered<_> = QUESTIONS.into_iter().map(ask).collect();
     let (mut most, mut is_slow_with_tls): (Option<Answered>, _) = (None, may_speak_both);
-    while let Some((is_by_tls, answer)) = asked.next().await {
-        let (answer, is_over) = answer;
-        is_slow_with_tls &= !(is_by_tls && is_over);
+    while let Some((question, (answer, is_over))) = asked.next().await {
+        is_slow_with_tls &= !(question == QUESTIONS[0] && is_over);
         if answer.is_empty() {
             continue;
         }
-        let speech = speech(&answer);
+        let speech = speech_of(question, &answer);
         let may_ask_for_tls = may_ask_for_tls(&answer);
         let tells = |speech: Option<Speech>| match speech {
             None => 0,
@@ -150,6 +150,14 @@ pub(super) fn may_ask_for_tls(answer: &[u8]) -> bool {
     answer.starts_with(b"HTTP/1.") && answer.get(8..12) == Some(b" 400")
 }
 
+/// The protocol of an answer to this question, if it is known.
+fn speech_of(question: &[u8], answer: &[u8]) -> Option<Speech> {
+    match answer {
+        [b'S' | b'N'] if question == MAY_TLS_BEGIN => Some(Speech::Postgres),
+        answer => speech(answer),
+    }
+}
+
 /// What the server at a port answers to one question, until it has told what it is, has closed the
 /// connection, or has had the time for it. Also whether it ended before that time.
 async fn answer_to(host: &str, port: u16, question: &[u8]) -> (Vec<u8>, bool) {
@@ -158,9 +166,9 @@ async fn answer_to(host: &str, port: u16, question: &[u8]) -> (Vec<u8>, bool) {
         let mut stream = TcpStream::connect((host, port)).await?;
         stream.write_all(question).await?;
         let mut stream = stream.take(LONGEST);
-        while stream.read_buf(&mut answer).await? > 0 && matches!(speech(&answer), None | Some(Speech::Http))
-        {
-        }
+        while stream.read_buf(&mut answer).await? > 0
+            && matches!(speech_of(question, &answer), None | Some(Speech::Http))
+        {}
         Ok::<(), std::io::Error>(())
     };
     let is_over = timeout(ASKED, asked).await.is_ok();

@@ -48,6 +48,8 @@ pub(crate) enum Speech {
     ZooKeeper,
     /// HTTP, from etcd when it is asked for its version.
     Etcd,
+    /// That of PostgreSQL, in a refusal, or in an answer to the question whether it speaks TLS.
+    Postgres,
 }
 
 impl Heard {
@@ -72,6 +74,12 @@ impl Heard {
     /// Whether nothing has been received since the connection was made.
     pub(crate) fn is_silent(&self) -> bool {
         self.listens() && self.first.lock().bytes.is_empty()
+    }
+
+    /// Forgets it, because it was understood, and keeps what is received now.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn forget(&self) {
+        self.first.lock().bytes.clear();
     }
 
     /// Forgets it, because the server is one of the right kind, and keeps no more.
@@ -123,6 +131,12 @@ pub(super) fn speech(bytes: &[u8]) -> Option<Speech> {
         [b'S', b'S', b'H', b'-', ..] => Some(Speech::Ssh),
         // An error with its code. Servers of mail say "-ERR" too, but greet first, and with something else.
         [b'-', rest @ ..] if ends_code(rest) => Some(Speech::Redis),
+        // An error, its length, and its severity.
+        [b'E', 0, 0, _, _, b'S', severity @ ..]
+            if severity.starts_with(b"FATAL") || severity.starts_with(b"ERROR") =>
+        {
+            Some(Speech::Postgres)
+        }
         _ if OF_ZOOKEEPER.iter().any(|answer| bytes.starts_with(answer)) => Some(Speech::ZooKeeper),
         _ => None,
     }
@@ -154,6 +168,8 @@ mod tests {
             (b"This ZooKeeper instance is not currently serving requests", Some(Speech::ZooKeeper)),
             (b"srvr is not executed because it is not in the whitelist.", Some(Speech::ZooKeeper)),
             (b"HTTP/1.0 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\"}", Some(Speech::Etcd)),
+            (b"E\0\0\0\x5aSFATAL\0VFATAL\0C28000\0", Some(Speech::Postgres)),
+            (b"E\0\0\0\x5aX", None),
             (b"-ERR", None),
             (b"- ERR", None),
             (b"-E x", None),

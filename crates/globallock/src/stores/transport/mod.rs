@@ -18,6 +18,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::examined::MAY_TLS_BEGIN;
 pub(crate) use self::examined::long_silence;
 use self::examined::{Answered, Examined, answer_at, turn};
 pub(crate) use self::heard::{Heard, Speech};
@@ -80,6 +82,12 @@ impl Transport {
     pub(crate) fn new(address: &mut Address, expected: &'static Expected) -> Result<Self> {
         let tls = address.has_tls().then(|| Tls::new(address, expected.protocols)).transpose()?;
         Ok(Transport { tls, scheme: address.scheme.as_str().into(), expected, examined: Arc::default() })
+    }
+
+    /// The way to servers with which TLS begins later, if it does: their store sees to it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn plain(scheme: &str, expected: &'static Expected) -> Self {
+        Transport { tls: None, scheme: scheme.into(), expected, examined: Arc::default() }
     }
 
     /// Connects to a server.
@@ -199,7 +207,7 @@ impl Transport {
     ///
     /// # Cancel safety
     /// As of [`Self::unless_other`].
-    #[cfg(any(feature = "redis", feature = "zookeeper"))]
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "zookeeper"))]
     pub(crate) async fn greeted<T>(
         &self,
         server: (&str, u16),
@@ -232,7 +240,7 @@ impl Transport {
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
-    #[cfg(any(feature = "etcd", feature = "redis", test))]
+    #[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", test))]
     pub(crate) async fn closed_without_a_word(&self, host: &str, port: u16) -> Unreached {
         let other = self.other_at(host, port).await;
         let Expected { name, check, .. } = self.expected;
@@ -261,6 +269,8 @@ impl Transport {
         let is_own = |own: Speech, speech| own == speech || is_http(own) && is_http(speech);
         match (speech, &self.tls) {
             (Some(Speech::Tls), Some(_)) | (None, None) => None,
+            // From version 17 on, PostgreSQL answers so too.
+            (Some(Speech::Tls), None) if self.expected.speech == Speech::Postgres => None,
             (_, Some(_)) if may_ask_for_tls => None,
             (Some(speech), Some(_)) if is_own(self.expected.speech, speech) && is_slow_with_tls => None,
             (Some(speech), None) if is_own(self.expected.speech, speech) => None,
@@ -318,7 +328,7 @@ impl Transport {
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(crate) async fn connect_unix(path: &std::path::Path) -> Result<Stream, Unreached> {
         let since = Instant::now();
         let connected = tokio::net::UnixStream::connect(path).await;
@@ -344,6 +354,9 @@ impl Transport {
         let store = |is: &str| format!("it is {is}://, or check host and port");
         let text = match speech {
             own if own == self.expected.speech => return None,
+            Speech::Tls if self.expected.speech == Speech::Postgres => {
+                "it speaks TLS from the first byte on, as PostgreSQL does not: check host and port".to_owned()
+            }
             Speech::Tls if self.tls.is_none() => return Some(self.wants_tls()),
             Speech::Tls => return None,
             Speech::HttpUnavailable => {
@@ -356,6 +369,7 @@ impl Transport {
             Speech::Redis => store("a Redis or Valkey server: write redis"),
             Speech::ZooKeeper => store("a ZooKeeper server: write zookeeper"),
             Speech::Etcd => store("an etcd server: write etcd"),
+            Speech::Postgres => store("a PostgreSQL server: write postgres"),
         };
         Some(self.refused(text))
     }

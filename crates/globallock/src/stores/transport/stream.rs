@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::heard::{Heard, LONGEST};
 
 /// A way to read and to write bytes.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 
 /// A connection. What is received first is kept until [`Heard::stop`].
@@ -25,7 +25,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(io: impl Io + 'static, connected_in: Duration) -> Self {
+    pub(crate) fn new(io: impl Io + 'static, connected_in: Duration) -> Self {
         Stream { io: Box::new(io), heard: Arc::default(), connected_in, failed: None }
     }
 

@@ -5,14 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-pub(super) use tokio_rustls::rustls::Error as Failure;
+pub(crate) use tokio_rustls::rustls::Error as Failure;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::verify_server_name;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
@@ -22,13 +21,42 @@ use tokio_rustls::rustls::{
 };
 
 use super::causes;
+use super::stream::Io;
 use crate::error::Result;
-use crate::stores::address::{Address, printable};
+use crate::stores::address::{Address, TlsFiles, printable};
+
+/// What the options for TLS are called in an address.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The file of the authorities that are trusted.
+    pub(crate) ca: &'static str,
+    /// That of the client's certificate.
+    pub(crate) cert: &'static str,
+    /// That of its key.
+    pub(crate) key: &'static str,
+    /// What to do where a server speaks no TLS; `None` if the scheme says that.
+    pub(crate) without: Option<&'static str>,
+}
+
+/// What they are called where nothing else is usual.
+pub(crate) const OPTIONS: Options = Options { ca: "ca", cert: "cert", key: "key", without: None };
+
+/// What is checked of a server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+pub(crate) enum Checks {
+    Nothing,
+    /// Who has signed it.
+    Signer,
+    /// That, and that it is for this host.
+    All,
+}
 
 /// The TLS of one address.
 #[derive(Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
+    options: &'static Options,
     /// Whether the address names the authorities that it trusts.
     has_ca: bool,
     /// Whether it names a certificate for the client.
@@ -41,76 +69,109 @@ impl Tls {
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if one is not what it should be.
     pub(super) fn new(address: &mut Address, protocols: &[&[u8]]) -> Result<Self> {
-        let files = address.take_tls()?;
+        let files = address.take_tls(&OPTIONS)?;
+        Tls::of(address, files, &OPTIONS, Checks::All, protocols)
+    }
+
+    /// The same, of these files.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if one is not what it should be.
+    pub(crate) fn of(
+        address: &Address,
+        files: TlsFiles,
+        options: &'static Options,
+        checks: Checks,
+        protocols: &[&[u8]],
+    ) -> Result<Self> {
         let (has_ca, has_client) = (files.ca.is_some(), files.client.is_some());
         let mut roots = RootCertStore::empty();
         let mut trusted = Vec::new();
+        let ca = options.ca;
         if let Some(pem) = &files.ca {
-            trusted = certificates(address, "ca", pem)?;
+            trusted = certificates(address, ca, pem)?;
             for certificate in &trusted {
                 let added = roots.add(certificate.clone());
-                added.map_err(|error| address.wrong(format!("the option ca: {error}")))?;
+                added.map_err(|error| address.wrong(format!("the option {ca}: {error}")))?;
             }
-        } else {
+        } else if checks != Checks::Nothing {
             let native = rustls_native_certs::load_native_certs();
             if roots.add_parsable_certificates(native.certs).0 == 0 {
-                let reason = "this system has no certificate authorities for TLS: name a file with ?ca=FILE";
+                let reason = format!(
+                    "this system has no certificate authorities for TLS: name a file with ?{ca}=FILE"
+                );
                 return Err(address.wrong(reason));
             }
         }
         // The provider is named, because the process may have another one as its default, or none.
         let provider = Arc::new(ring::default_provider());
-        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let webpki = webpki.build().map_err(|error| address.wrong(format!("the option ca: {error}")))?;
+        let verifier: Arc<dyn ServerCertVerifier> = match checks {
+            Checks::Nothing => Arc::new(Anything(Arc::clone(&provider))),
+            Checks::Signer | Checks::All => {
+                let roots = Arc::new(roots);
+                let webpki =
+                    WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
+                let webpki =
+                    webpki.build().map_err(|error| address.wrong(format!("the option {ca}: {error}")))?;
+                Arc::new(Verifier { webpki, trusted, checks })
+            }
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| address.wrong(error.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier { webpki, trusted }));
+            .with_custom_certificate_verifier(verifier);
         let mut config = match files.client {
             Some((cert, key)) => {
                 let key = PrivateKeyDer::from_pem_slice(&key)
-                    .map_err(|error| address.wrong(format!("the option key: {error}")))?;
+                    .map_err(|error| address.wrong(format!("the option {}: {error}", options.key)))?;
+                let wrong = |error| {
+                    address.wrong(format!("the options {} and {}: {error}", options.cert, options.key))
+                };
                 builder
-                    .with_client_auth_cert(certificates(address, "cert", &cert)?, key)
-                    .map_err(|error| address.wrong(format!("the options cert and key: {error}")))?
+                    .with_client_auth_cert(certificates(address, options.cert, &cert)?, key)
+                    .map_err(wrong)?
             }
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Tls { config: Arc::new(config), has_ca, has_client })
+        Ok(Tls { config: Arc::new(config), options, has_ca, has_client })
     }
 
     /// Makes a connection one with TLS.
     ///
     /// # Cancel safety
     /// A dropped call closes the connection.
-    pub(super) async fn connect(&self, host: &str, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect<S: Io>(&self, host: &str, stream: S) -> io::Result<TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned());
         let name =
             name.map_err(|_| io::Error::other(Error::General(format!("{host:?} is no name of a host"))))?;
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
     }
 
     /// What to change where TLS refuses the server, or the server refuses TLS.
-    pub(super) fn explain(&self, error: &Error, scheme: &str) -> String {
+    pub(crate) fn explain(&self, error: &Error, scheme: &str) -> String {
+        let Options { cert, key, .. } = self.options;
         match error {
             Error::InvalidCertificate(wrong) => self.explain_certificate(wrong),
-            error if lacks_tls(error) => wants_none(scheme),
+            error if lacks_tls(error) => {
+                self.options.without.map_or_else(|| wants_none(scheme), str::to_owned)
+            }
             Error::AlertReceived(AlertDescription::ProtocolVersion)
             | Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
                 format!("it does not speak TLS 1.2 or newer ({error})")
             }
             Error::AlertReceived(AlertDescription::HandshakeFailure) if !self.has_client => {
-                "it refuses TLS (HandshakeFailure): it may ask for a certificate of the client, whose files \
-                 are named by ?cert=FILE&key=FILE"
-                    .to_owned()
+                format!(
+                    "it refuses TLS (HandshakeFailure): it may ask for a certificate of the client, whose \
+                     files are named by ?{cert}=FILE&{key}=FILE"
+                )
             }
             Error::AlertReceived(alert) if is_of_client(*alert) && self.has_client => {
-                format!("it refuses TLS ({alert:?}): check that it trusts the certificate in ?cert=FILE")
+                format!("it refuses TLS ({alert:?}): check that it trusts the certificate in ?{cert}=FILE")
             }
             Error::AlertReceived(alert) if is_of_client(*alert) => {
-                "it asks for a certificate of the client: name its files by ?cert=FILE&key=FILE".to_owned()
+                format!("it asks for a certificate of the client: name its files by ?{cert}=FILE&{key}=FILE")
             }
             Error::AlertReceived(alert) => format!("it refuses TLS ({alert:?})"),
             other => format!("TLS failed: {}", printable(&other.to_string())),
@@ -118,16 +179,19 @@ impl Tls {
     }
 
     fn explain_certificate(&self, wrong: &CertificateError) -> String {
+        let ca = self.options.ca;
         match wrong {
             CertificateError::UnknownIssuer | CertificateError::BadSignature if self.has_ca => {
-                "its certificate is not signed by the authority in the file of ?ca=FILE: name the file of \
-                 the one that has signed it, or of the certificate itself"
-                    .to_owned()
+                format!(
+                    "its certificate is not signed by the authority in the file of ?{ca}=FILE: name the file \
+                     of the one that has signed it, or of the certificate itself"
+                )
             }
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "its certificate is signed by an authority that this system does not trust: name that \
-                 authority's file by ?ca=FILE"
-                    .to_owned()
+                format!(
+                    "its certificate is signed by an authority that this system does not trust: name that \
+                     authority's file by ?{ca}=FILE"
+                )
             }
             CertificateError::NotValidForNameContext { expected, presented } => {
                 let names: Vec<&str> = presented.iter().filter_map(|name| dns_name(name)).collect();
@@ -163,9 +227,10 @@ impl Tls {
                     .to_owned()
             }
             wrong if is_authority(wrong) => {
-                "its certificate is signed by nobody but itself: name the file of that very certificate by \
-                 ?ca=FILE"
-                    .to_owned()
+                format!(
+                    "its certificate is signed by nobody but itself: name the file of that very certificate \
+                     by ?{ca}=FILE"
+                )
             }
             other => format!("its certificate is not accepted: {}", printable(&other.to_string())),
         }
@@ -189,7 +254,7 @@ fn is_of_client(alert: AlertDescription) -> bool {
 }
 
 /// Whether TLS may begin the next time though nobody has changed anything.
-pub(super) fn may_heal(failure: &Failure) -> bool {
+pub(crate) fn may_heal(failure: &Failure) -> bool {
     use AlertDescription::{CloseNotify, InternalError, UserCanceled};
     matches!(failure, Error::AlertReceived(CloseNotify | InternalError | UserCanceled))
 }
@@ -237,7 +302,7 @@ fn plain(scheme: &str) -> String {
 }
 
 /// What TLS reported, if that is the cause of an error.
-pub(super) fn failure_in(error: &(dyn StdError + 'static)) -> Option<Error> {
+pub(crate) fn failure_in(error: &(dyn StdError + 'static)) -> Option<Error> {
     causes(error).find_map(|cause| cause.downcast_ref::<Error>()).cloned()
 }
 
@@ -256,6 +321,7 @@ fn certificates(address: &Address, option: &str, pem: &[u8]) -> Result<Vec<Certi
 struct Verifier {
     webpki: Arc<WebPkiServerVerifier>,
     trusted: Vec<CertificateDer<'static>>,
+    checks: Checks,
 }
 
 impl Verifier {
@@ -300,10 +366,18 @@ impl ServerCertVerifier for Verifier {
         if self.trusted.iter().any(|trusted| trusted == presented)
             && self.is_valid_by_itself(presented, name, now)
         {
-            verify_server_name(&ParsedCertificate::try_from(presented)?, name)?;
+            if self.checks == Checks::All {
+                verify_server_name(&ParsedCertificate::try_from(presented)?, name)?;
+            }
             return Ok(ServerCertVerified::assertion());
         }
-        self.webpki.verify_server_cert(presented, intermediates, name, ocsp_response, now)
+        match self.webpki.verify_server_cert(presented, intermediates, name, ocsp_response, now) {
+            // The name is checked last, so that nothing else is wrong.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.checks == Checks::Signer => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
     }
 
     fn verify_tls12_signature(
@@ -326,5 +400,44 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.webpki.supported_verify_schemes()
+    }
+}
+
+/// Accepts every certificate whose key the server has. So nobody who only listens can read what is said.
+#[derive(Debug)]
+struct Anything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _presented: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

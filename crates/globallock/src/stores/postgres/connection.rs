@@ -1,0 +1,438 @@
+//! The connections of a store: the first, which is made again whenever it breaks and on which the server
+//! tells of grants, and a few more for requests while the first is busy.
+//!
+//! Every request is one statement in a transaction of its own, and leaves nothing in the session. So it does
+//! not matter which connection it takes, or whether a pooler gives it another session each time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join3;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::config::{Config, Listen};
+use super::failure::{Failure, Kind};
+use super::pool::Pool;
+use super::server::{Event, Events, Opened};
+use crate::backend::StoreNoticeKind;
+use crate::stores::notices::StoreNotices;
+use crate::stores::transport::IN_TIME;
+use crate::sync::{Backoff, Instant};
+
+/// The shortest and the longest pause between two tries to connect.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
+/// The second value is the longest pause before it is replaced.
+const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
+/// How much longer than a try to connect a request waits for it, so that it learns why the try has failed:
+/// longer than it takes to find out what is at a port.
+const LATER: Duration = Duration::from_millis(300);
+/// The number of the first connection.
+const FIRST: u64 = 1;
+/// How often a request is repeated because transactions were in each other's way.
+const CONFLICTS: u32 = 5;
+/// The shortest and the longest pause before that.
+const CONFLICT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// How long a script may take that sets up the schema.
+const SET_UP: Duration = Duration::from_secs(30);
+
+/// What a connection reports to its store.
+pub(super) trait Listener: Send + Sync + 'static {
+    /// A message has arrived on the store's channel.
+    fn message(&self, text: &str);
+    /// The connection that listens was made again: messages may have been lost.
+    fn resubscribed(&self);
+}
+
+/// The parameters of a statement, and their types.
+pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+
+/// The supervised connections of a store.
+pub(super) struct Connection {
+    config: Config,
+    channel: String,
+    state: watch::Sender<State>,
+    pub(super) pool: Pool,
+    listener: Arc<dyn Listener>,
+    /// Whether a message from ourselves has arrived.
+    has_heard: AtomicBool,
+    /// Whether transactions must say that they are read committed, because a pooler has once led to a session
+    /// in which they are not.
+    is_explicit: AtomicBool,
+    pub(super) notices: StoreNotices,
+}
+
+/// Whether the first connection is usable now, and what was tried since it broke.
+#[derive(Clone)]
+struct State {
+    live: Option<Live>,
+    /// Whether a task makes a connection.
+    is_connecting: bool,
+    /// How many tries to connect have failed since it broke.
+    failed: u64,
+    /// Why the last try failed, or why the connection broke.
+    failure: Option<Failure>,
+    /// How long the first try waited.
+    pause: Duration,
+}
+
+#[derive(Clone)]
+pub(super) struct Live {
+    number: u64,
+    since: Instant,
+    /// Whether messages arrive.
+    listens: bool,
+    pub(super) opened: Arc<Opened>,
+    /// The connection that listens, if that is another one.
+    ear: Option<Arc<Opened>>,
+}
+
+impl Connection {
+    /// Connections that are made by the first request. The first listens on `channel`.
+    pub(super) fn new(config: Config, channel: String, listener: Arc<dyn Listener>) -> Arc<Self> {
+        let state =
+            State { live: None, is_connecting: false, failed: 0, failure: None, pause: Duration::ZERO };
+        Arc::new(Connection {
+            pool: Pool::new(config.connections - 1),
+            config,
+            channel,
+            state: watch::Sender::new(state),
+            listener,
+            has_heard: AtomicBool::new(false),
+            is_explicit: AtomicBool::new(false),
+            notices: StoreNotices::default(),
+        })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state.borrow().live.is_some()
+    }
+
+    /// Whether the server tells of grants. It does not through a pooler.
+    pub(super) fn listens(&self) -> bool {
+        self.state.borrow().live.as_ref().is_some_and(|live| live.listens)
+    }
+
+    /// What is known of the server and of the way to it, while there is a connection.
+    pub(super) fn facts(&self) -> Option<super::server::Facts> {
+        self.state.borrow().live.as_ref().map(|live| live.opened.facts.clone())
+    }
+
+    /// Waits for the first connection, or for the next try to make it to fail.
+    pub(super) async fn ready(self: &Arc<Self>) -> Result<(), Failure> {
+        self.live().await.map(drop)
+    }
+
+    /// Carries out one statement, in a transaction of its own. Repeats it once on a new connection, and some
+    /// times after a conflict with other transactions. Every request may be repeated safely.
+    pub(super) async fn query(
+        self: &Arc<Self>,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        self.query_or(statement, parameters, parameters).await
+    }
+
+    /// The same; but what is repeated on a new connection, because it may have been carried out though its
+    /// answer was lost, has the parameters `again`.
+    pub(super) async fn query_or(
+        self: &Arc<Self>,
+        statement: &str,
+        parameters: Parameters<'_>,
+        again: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let (mut parameters, mut again, mut conflicts) = (parameters, Some(again), 0);
+        let mut backoff = Backoff::new(CONFLICT);
+        loop {
+            let live = self.live().await?;
+            match self.send(&live, statement, parameters).await {
+                Err(failure) if failure.kind == Kind::Disconnected => {
+                    let Some(again) = again.take() else { return Err(failure) };
+                    parameters = again;
+                }
+                Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(failure)
+                    if failure.is_of_isolation() && !self.is_explicit.swap(true, Ordering::Relaxed) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Carries out several statements in one transaction. Not repeated.
+    pub(super) async fn run(self: &Arc<Self>, script: &str) -> Result<(), Failure> {
+        let live = self.live().await?;
+        let mut busy = self.take(&live).await;
+        let explicit;
+        let script = if self.is_explicit(busy.opened()) {
+            explicit = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;\n{script}");
+            &explicit
+        } else {
+            script
+        };
+        let ran = timeout(SET_UP.max(self.config.timeout), busy.opened().client.batch_execute(script)).await;
+        self.judge(&live, busy.opened(), ran).inspect(|()| busy.answered()).inspect_err(|_| busy.answered())
+    }
+
+    async fn send(
+        self: &Arc<Self>,
+        live: &Live,
+        statement: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let mut busy = self.take(live).await;
+        let client = &busy.opened().client;
+        let is_explicit = self.is_explicit(busy.opened());
+        let answer = timeout(self.config.timeout, async {
+            if !is_explicit {
+                return client.query_typed(statement, parameters).await;
+            }
+            // All three are sent at once, so that this takes one round trip too.
+            let (begun, answer, ended) = join3(
+                client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+                client.query_typed(statement, parameters),
+                client.batch_execute("COMMIT"),
+            )
+            .await;
+            begun?;
+            let answer = answer?;
+            ended.map(|()| answer)
+        });
+        let answer = answer.await;
+        busy.answered();
+        self.judge(live, busy.opened(), answer)
+    }
+
+    fn is_explicit(&self, opened: &Opened) -> bool {
+        opened.facts.is_explicit || self.is_explicit.load(Ordering::Relaxed)
+    }
+
+    /// Turns an error of the client into a failure, and gives up the connection if it is not usable any more.
+    fn judge<T>(
+        self: &Arc<Self>,
+        live: &Live,
+        opened: &Arc<Opened>,
+        answer: Result<Result<T, tokio_postgres::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Failure> {
+        let failure = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Failure::from(error),
+            Err(_) => {
+                // What the server still does for this request may block others.
+                let (this, opened) = (Arc::clone(self), Arc::clone(opened));
+                tokio::spawn(async move { this.config.cancel(&opened).await });
+                timed_out()
+            }
+        };
+        if failure.kind == Kind::Disconnected {
+            self.lose(live, opened, failure.clone());
+        }
+        Err(failure)
+    }
+
+    /// Declares a connection broken.
+    pub(super) fn lose(self: &Arc<Self>, live: &Live, opened: &Arc<Opened>, failure: Failure) {
+        opened.abort();
+        if Arc::ptr_eq(&live.opened, opened) {
+            self.give_up(live.number, failure);
+        } else {
+            self.pool.remove(opened);
+        }
+    }
+
+    /// Returns the first connection. While it is broken, waits for the result of the next try to connect.
+    async fn live(self: &Arc<Self>) -> Result<Live, Failure> {
+        if let Some(live) = &self.state.borrow().live {
+            return Ok(live.clone());
+        }
+        let mut state = self.state.subscribe();
+        let failed = state.borrow_and_update().failed;
+        let is_first =
+            |state: &mut State| state.live.is_none() && !std::mem::replace(&mut state.is_connecting, true);
+        if self.state.send_if_modified(is_first) {
+            tokio::spawn(reconnect(Arc::downgrade(self), FIRST, Duration::ZERO));
+        }
+        let settled = state.wait_for(|state| state.live.is_some() || state.failed > failed);
+        match timeout(self.config.longest_try() + LATER, settled).await {
+            Ok(Ok(state)) => match (&state.live, &state.failure) {
+                (Some(live), _) => Ok(live.clone()),
+                (None, Some(failure)) => Err(failure.clone()),
+                (None, None) => Err(timed_out()),
+            },
+            Ok(Err(_)) | Err(_) => Err(timed_out()),
+        }
+    }
+
+    /// Declares connection `number` broken and starts to connect again, unless that has been done already.
+    fn give_up(self: &Arc<Self>, number: u64, failure: Failure) {
+        let mut first = Duration::ZERO;
+        let broke = self.state.send_if_modified(|state| {
+            let Some(live) = state.live.take_if(|live| live.number == number) else { return false };
+            live.opened.abort();
+            if live.since.elapsed() < STEADY.0 {
+                first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
+            }
+            self.notices.say(StoreNoticeKind::ConnectionLost, &self.config.reason(&failure));
+            *state =
+                State { live: None, is_connecting: true, failed: 0, failure: Some(failure), pause: first };
+            true
+        });
+        if broke {
+            // The others may lead to a server that is the primary no more.
+            self.pool.clear();
+            tokio::spawn(reconnect(Arc::downgrade(self), number + 1, first));
+        }
+    }
+
+    /// Opens connection `number` and makes it the current one.
+    async fn open(self: &Arc<Self>, number: u64) -> Result<(), Failure> {
+        let events = self.events(number);
+        let opened = Arc::new(self.config.connect(&events).await?);
+        let (ear, listens) = match &self.config.listen {
+            Listen::No => (None, false),
+            Listen::Auto if opened.facts.is_pooled => (None, false),
+            Listen::Auto => (None, self.listen_on(&opened).await?),
+            Listen::Yes => {
+                self.listen_on(&opened).await?;
+                (None, true)
+            }
+            Listen::At(place) => {
+                let of_ear =
+                    |failure: Failure| failure.of_host(&format!("the option listen: {}", place.shown()));
+                let ear = Arc::new(self.config.open(place, &events).await.map_err(of_ear)?);
+                let listens = self.listen_on(&ear).await.map_err(of_ear)?;
+                (Some(ear), listens)
+            }
+        };
+        // One of them may have ended meanwhile, which nobody would notice later.
+        if opened.is_closed() || ear.as_ref().is_some_and(|ear| ear.is_closed()) {
+            return Err(Failure::new(Kind::Disconnected, "the server has closed the connection"));
+        }
+        self.state.send_modify(|state| {
+            let live = Some(Live { number, since: Instant::now(), listens, opened, ear });
+            *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
+        });
+        Ok(())
+    }
+
+    /// Listens on the store's channel. Returns whether a message to ourselves arrives, as it does before the
+    /// answer.
+    async fn listen_on(&self, opened: &Opened) -> Result<bool, Failure> {
+        let channel = &self.channel;
+        let script = format!(
+            "LISTEN \"{}\"; SELECT pg_notify('{}', '')",
+            channel.replace('"', "\"\""),
+            channel.replace('\'', "''")
+        );
+        self.has_heard.store(false, Ordering::SeqCst);
+        match timeout(self.config.timeout, opened.client.batch_execute(&script)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(timed_out()),
+        }
+        Ok(self.has_heard.load(Ordering::SeqCst))
+    }
+
+    /// What is done about the events of connection `number`.
+    fn events(self: &Arc<Self>, number: u64) -> Events {
+        let this = Arc::downgrade(self);
+        Arc::new(move |event| {
+            let Some(this) = this.upgrade() else { return };
+            match event {
+                Event::Message(channel, _) if channel != this.channel => {}
+                Event::Message(_, text) if text.is_empty() => this.has_heard.store(true, Ordering::SeqCst),
+                // A connection that was given up may listen until it has ended. Its messages are ignored: the
+                // next one receives them too, and once it listens all waiters ask the server again.
+                Event::Message(_, text) if this.is_current(number) => this.listener.message(&text),
+                Event::Message(..) => {}
+                Event::Closed(failure) => {
+                    this.give_up(number, failure.of_end());
+                }
+            }
+        })
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.state.borrow().live.as_ref().is_some_and(|live| live.number == number)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // The last clone of a connection that listens ends with the one that does requests.
+        if let Some(ear) = &self.ear
+            && Arc::strong_count(ear) == 1
+        {
+            ear.abort();
+        }
+    }
+}
+
+pub(super) fn timed_out() -> Failure {
+    Failure::new(Kind::Disconnected, IN_TIME)
+}
+
+/// Tries to connect until it succeeds or the store is dropped. The first connection is also given up when
+/// what refuses it does not heal: nothing is held yet, and the next request tries again.
+async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
+    let mut ended = Ended { connection: Weak::clone(&connection), regularly: false };
+    reconnected(connection, number, first).await;
+    ended.regularly = true;
+}
+
+/// Lets the next request connect if the task that connects is dropped, as with the runtime that it runs in.
+struct Ended {
+    connection: Weak<Connection>,
+    regularly: bool,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.upgrade().filter(|_| !self.regularly) {
+            connection.state.send_modify(|state| {
+                state.is_connecting = false;
+                state.failed += 1;
+                state.failure = Some(timed_out());
+            });
+        }
+    }
+}
+
+async fn reconnected(connection: Weak<Connection>, number: u64, first: Duration) {
+    tokio::time::sleep(first).await;
+    let mut backoff = Backoff::new((PAUSE.0.max(first * 2), PAUSE.1));
+    loop {
+        let Some(connection) = connection.upgrade() else { return };
+        match connection.open(number).await {
+            Ok(()) if number == FIRST => return,
+            Ok(()) => return connection.listener.resubscribed(),
+            Err(failure) => {
+                // What cannot heal is told to whoever asks, and nobody needs this connection to be made yet.
+                let goes_on = number != FIRST || failure.may_heal();
+                if goes_on {
+                    let reason = connection.config.reason(&failure);
+                    connection.notices.say(StoreNoticeKind::NotConnected, &reason);
+                }
+                connection.state.send_modify(|state| {
+                    state.failed += 1;
+                    state.failure = Some(failure);
+                    state.is_connecting = goes_on;
+                });
+                if !goes_on {
+                    return;
+                }
+            }
+        }
+        drop(connection);
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}

@@ -38,9 +38,14 @@ fn a_database_is_set_up_as_often_as_one_likes_and_keeps_its_locks() {
     assert!(refused.error.contains("globallock setup"), "{}", refused.error);
     let first = set_up(&[&server.url()]);
     assert_eq!((first.status, first.error.as_str()), (Some(0), ""));
-    assert!(first.output.contains("schema globallock") && !first.output.contains("password"), "{}", first.output);
+    assert!(
+        first.output.contains("schema globallock") && !first.output.contains("password"),
+        "{}",
+        first.output
+    );
     let run = format!("{0} setup $GLOBALLOCK_URL && {0} ls -o name", env!("CARGO_BIN_EXE_globallock"));
-    let held = ended(globallock().env("GLOBALLOCK_URL", server.url()).args(["run", "a", "--", "sh", "-c", &run]));
+    let held =
+        ended(globallock().env("GLOBALLOCK_URL", server.url()).args(["run", "a", "--", "sh", "-c", &run]));
     assert_eq!(held.status, Some(0), "{}", held.error);
     assert!(held.output.ends_with("\na\n"), "{}", held.output);
 }

@@ -1,10 +1,18 @@
 //! The tables and functions: making them, and finding out whether they are ours.
 
-use super::calls::script;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::calls::{Calls, script};
 use super::config::Durability;
+use super::connection::Connection;
 use super::failure::{Failure, Kind};
 use super::{Postgres, not_ours};
 use crate::error::Result;
+use crate::sync::jittered;
+
+/// How long a manager waits before it sweeps.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// What the comment on the table of claims says of its version.
 const VERSION: &str = "globallock 1";
@@ -13,10 +21,19 @@ impl Postgres {
     /// Refuses tables of another version or another program, and those that forget more than the address
     /// says. Asked once: a request that finds them gone later says so itself.
     pub(super) async fn are_ours(&self) -> Result<()> {
-        if self.is_ours.get().is_none() {
-            self.found().await?.map_err(|failure| self.error(failure))?;
-            self.is_ours.get_or_init(|| ());
+        if self.is_ours.get().is_some() {
+            return Ok(());
         }
+        match self.found().await? {
+            Err(failure) if failure.kind == Kind::NotSetUp && self.config().sets_up => {
+                self.make().await?;
+                self.found().await?.map_err(|failure| self.error(failure))?;
+            }
+            found => found.map_err(|failure| self.error(failure))?,
+        }
+        self.is_ours.get_or_init(|| {
+            tokio::spawn(sweep(Arc::downgrade(&self.connection), Arc::clone(&self.calls)));
+        });
         Ok(())
     }
 
@@ -41,14 +58,30 @@ impl Postgres {
 
     /// Makes the tables and functions.
     pub(super) async fn made(&self) -> Result<String> {
-        self.connection.ready().await.map_err(|failure| self.error(failure))?;
-        self.connection.run(&self.script()).await.map_err(|failure| self.error(failure))?;
+        self.make().await?;
         self.are_ours().await?;
         Ok(format!("the tables and functions of version 1 are in the schema {}", self.config().schema))
     }
 
+    async fn make(&self) -> Result<()> {
+        self.connection.run(&self.script()).await.map_err(|failure| self.error(failure))
+    }
+
     pub(super) fn script(&self) -> String {
         script(&self.config().schema, self.config().durability != Durability::Unlogged)
+    }
+}
+
+/// Sweeps away what has ended and nobody asks for, now and then, for as long as the store is used.
+async fn sweep(connection: Weak<Connection>, calls: Arc<Calls>) {
+    loop {
+        // Managers that begin together need not sweep together.
+        tokio::time::sleep(jittered(PAUSE)).await;
+        let Some(connection) = connection.upgrade() else { return };
+        if connection.is_live() {
+            // What this one cannot do, the next one does.
+            drop(connection.query(&calls.sweep, &[]).await);
+        }
     }
 }
 

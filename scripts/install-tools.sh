@@ -20,6 +20,10 @@ need redis-server redis-server
 need redis-cli redis-tools
 need etcd etcd-server
 need etcdctl etcd-client
+# Debian keeps the server's programs out of the search path, in a directory for each release.
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need postgres postgresql
+need psql postgresql-client
+[ -x /usr/sbin/pgbouncer ] || need pgbouncer pgbouncer
 need java default-jre-headless
 # Curator's locks run from their source, so that the compiler is needed.
 need javac default-jdk-headless
@@ -63,12 +67,22 @@ if [ -n "$packages" ]; then
     fi
     echo "Installing$packages"
     install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
-    if ! { as_root apt-get update -qq && as_root $install $packages; }; then
+    # Debian's package of PostgreSQL makes a database and starts it, but where its settings say otherwise.
+    without_database() {
+        case "$packages" in
+        *" postgresql"*)
+            as_root $install postgresql-common
+            settings=/etc/postgresql-common/createcluster.conf
+            as_root sed -i 's/^#* *create_main_cluster *=.*/create_main_cluster = false/' "$settings"
+            ;;
+        esac
+    }
+    if ! { as_root apt-get update -qq && without_database && as_root $install $packages; }; then
         echo "The tests need these packages: as root, run: apt-get install$packages" >&2
         exit 1
     fi
     # Debian starts the packaged server; the tests start their own, on free ports.
-    for server in redis-server etcd supervisor prometheus; do
+    for server in redis-server etcd postgresql pgbouncer supervisor prometheus; do
         case "$packages" in *"$server"*) as_root service "$server" stop >/dev/null 2>&1 || true ;; esac
     done
 fi

@@ -1,8 +1,8 @@
 //! Compares globallock with raw round trips and with the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
-//! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd` and `zookeeper`, and `metrics` in
-//! memory. Without an argument, all sections run.
+//! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd`, `postgres` and `zookeeper`, and
+//! `metrics` in memory. Without an argument, all sections run.
 //!
 //! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
 //! the speed of a machine drifts.
@@ -12,6 +12,7 @@ mod etcd;
 mod file;
 mod metrics;
 mod pairs;
+mod postgres;
 mod programs;
 mod redis;
 mod report;
@@ -45,6 +46,9 @@ fn main() {
         }
         if wanted("etcd") {
             etcd::run().await;
+        }
+        if wanted("postgres") {
+            postgres::run().await;
         }
         if wanted("zookeeper") {
             zookeeper::run().await;

@@ -18,6 +18,7 @@ from ._rust import __version__
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .config import Config
 from .constants import (
+    DATABASE_GLOBAL_LOCK_CLASS,
     DJANGO_REDIS_GLOBAL_LOCK_CLASS,
     ETCD_GLOBAL_LOCK_CLASS,
     REDIS_GLOBAL_LOCK_CLASS,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DATABASE_GLOBAL_LOCK_CLASS",
     "DJANGO_REDIS_GLOBAL_LOCK_CLASS",
     "ETCD_GLOBAL_LOCK_CLASS",
     "REDIS_GLOBAL_LOCK_CLASS",

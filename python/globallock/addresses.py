@@ -254,6 +254,12 @@ _SENTINELS = f"{_REDIS} sentinel_user sentinel_password sentinel_password_file s
 _ETCD = "prefix timeout interop password_file password_command"
 _ZOOKEEPER = "prefix naming auth acl timeout password_file password_command"
 
+_POSTGRES = (
+    "schema prefix timeout durability connections listen setup host port dbname user passfile service application_name "
+    "target_session_attrs connect_timeout sslmode sslrootcert sslcert sslkey channel_binding password_file "
+    "password_command"
+)
+
 #: The schemes of addresses and the options that each has. The core has them too, and refuses what it does not
 #: know. But it reads an address at the first request, and these are for those that make a manager.
 SCHEMES = {
@@ -261,6 +267,8 @@ SCHEMES = {
     "file": "network",
     "etcd": _ETCD,
     "etcds": f"{_ETCD} ca cert key",
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
     "zookeeper": _ZOOKEEPER,
     "zookeepers": f"{_ZOOKEEPER} ca cert key",
 }

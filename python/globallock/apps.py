@@ -9,10 +9,12 @@ from urllib.parse import unquote
 
 from django.apps import AppConfig
 from django.core import checks
+from django.db.models.signals import pre_migrate
 
 from .addresses import Options, likeliest, refuse_unknown_parts
 from .base import GlobalLockManager
 from .config import from_source
+from .django_database_global_lock import DjangoDatabaseGlobalLock
 from .exceptions import GlobalLockClassNotFoundException, GlobalLockError, StoreUnavailable
 from .settings import SETTING
 from .url_global_lock import UrlGlobalLock
@@ -38,6 +40,7 @@ class GlobalLockAppConfig(AppConfig):
         checks.register(check_configuration, _TAG)
         # Checks with Django's tag for databases run only where they are asked for, as with `--database`.
         checks.register(check_store, _STORE_TAG, checks.Tags.database)
+        pre_migrate.connect(_make_tables, sender=self, dispatch_uid="globallock.apps")
 
 
 def check_configuration(app_configs: Any = None, **_: Any) -> "list[checks.CheckMessage]":
@@ -70,6 +73,20 @@ def check_store(
         hint = f"Change the store, or the setting {SETTING}."
         return [checks.Error(text, hint=hint, id=f"{_TAG}.E003")]
     return []
+
+
+def _make_tables(using: str = "default", **_: Any) -> None:
+    """Makes the tables of the locks in a database that is migrated, if locks live there.
+
+    Whoever migrates may make tables, which those that lock need not have the right to.
+    """
+    lockman = _made()[0]
+    if lockman is None or lockman.lock_class is not DjangoDatabaseGlobalLock:
+        return
+    if lockman.config.global_lock_engine_options.get("database", "default") == using:
+        # Not in the transaction of a migration: the first look at them makes them.
+        with lockman:
+            lockman.inspect("globallock-check")
 
 
 @contextlib.contextmanager

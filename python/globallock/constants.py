@@ -2,6 +2,8 @@
 
 REDIS_GLOBAL_LOCK_CLASS = "globallock.redis_global_lock.RedisGlobalLock"
 DJANGO_REDIS_GLOBAL_LOCK_CLASS = "globallock.django_redis_global_lock.DjangoRedisGlobalLock"
+#: In the PostgreSQL database of a Django project.
+DATABASE_GLOBAL_LOCK_CLASS = "globallock.django_database_global_lock.DjangoDatabaseGlobalLock"
 ETCD_GLOBAL_LOCK_CLASS = "globallock.etcd_global_lock.EtcdGlobalLock"
 ZOOKEEPER_GLOBAL_LOCK_CLASS = "globallock.zookeeper_global_lock.ZookeeperGlobalLock"
 #: Any store, by its address: the engine of a manager that is made from a URL.
@@ -10,6 +12,7 @@ URL_GLOBAL_LOCK_CLASS = "globallock.url_global_lock.UrlGlobalLock"
 ENGINE_CLASSES = (
     REDIS_GLOBAL_LOCK_CLASS,
     DJANGO_REDIS_GLOBAL_LOCK_CLASS,
+    DATABASE_GLOBAL_LOCK_CLASS,
     ETCD_GLOBAL_LOCK_CLASS,
     ZOOKEEPER_GLOBAL_LOCK_CLASS,
     URL_GLOBAL_LOCK_CLASS,

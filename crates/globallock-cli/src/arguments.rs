@@ -16,6 +16,7 @@ use crate::inspect::{self, Inspect};
 use crate::ls::{self, Ls};
 use crate::pages::{Completions, Manual};
 use crate::serve::{self, Serve};
+use crate::setup::{self, Setup};
 use crate::statuses::below;
 use crate::suggested::Suggested;
 use crate::top::{self, Top};
@@ -131,6 +132,10 @@ pub(crate) enum Verb {
     #[command(long_about = doctor::ABOUT)]
     #[command(after_help = MORE, after_long_help = below(doctor::EXAMPLES, "doctor"))]
     Doctor(Box<Doctor>),
+    /// Set a store up for locks.
+    #[command(long_about = setup::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(setup::EXAMPLES, "setup"))]
+    Setup(Box<Setup>),
     /// Print the completions of a shell, to be put where that shell looks for them.
     Completions(Completions),
     /// Print a manual page, for `man -l` or to be put where manual pages are.
@@ -349,6 +354,8 @@ mod tests {
         "run",
         "hold",
         "doctor",
+        "setup",
+        "--print",
         "ls",
         "-o",
         "json",

@@ -34,6 +34,7 @@ mod processes;
 mod random;
 mod run;
 mod serve;
+mod setup;
 mod signals;
 mod statuses;
 mod suggested;
@@ -94,6 +95,7 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         Verb::Wait(wait) => free::wait(schemes, &wait, sources(&matches)),
         Verb::Top(top) => top::main(schemes, &top, sources(&matches)),
         Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources(&matches)),
+        Verb::Setup(setup) => setup::main(schemes, &setup, sources(&matches)),
         Verb::Serve(serve) => serve::main(schemes, &serve, sources(&matches)),
     }
 }

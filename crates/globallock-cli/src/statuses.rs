@@ -16,6 +16,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("0", &["top"], "it was quit"),
     ("0", &["serve"], "a signal has asked it to end"),
     ("0", &["doctor"], "nothing is bad"),
+    ("0", &["setup"], "the store is set up, or needs no setup"),
     ("1", &["ls"], "--fail-empty: there is no such lock; --fail-found: there is one"),
     ("1", &["break"], NOT_BROKEN),
     ("1", &["status"], "the lock is held or waited for"),
@@ -39,9 +40,11 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("128 + N", &["doctor"], "when signal N has ended it, after its locks were released"),
 ];
 
-const ALL: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "serve", "doctor"];
+const ALL: &[&str] =
+    &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "serve", "doctor", "setup"];
 /// It goes on without its store, and says so.
-const ALL_BUT_SERVE: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "doctor"];
+const ALL_BUT_SERVE: &[&str] =
+    &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "doctor", "setup"];
 const HOLD_ENDED: &str = "the lock was held, and was released because what it was held for has ended; with \
                           --background: the lock is held";
 const NOT_BROKEN: &str = "nothing is broken: the claim is not there any more, it waits (without --waiter) or \

@@ -271,6 +271,14 @@ impl Backend for Faulty {
         self.inner.forget(name, evicted).await
     }
 
+    async fn set_up(&self) -> Result<String> {
+        self.inner.set_up().await
+    }
+
+    fn set_up_script(&self) -> Option<String> {
+        self.inner.set_up_script()
+    }
+
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
         self.pass(Verb::Evict, self.inner.evict(name, entry, eviction), || Err(failure())).await
     }

@@ -5,6 +5,7 @@
 //! | `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `valkey://`, and sentinels | [`redis`] |
 //! | `etcd://[user:password@]host,host,host`, `etcds://` (TLS) | [`etcd`] |
 //! | `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://` (TLS) | [`zookeeper`] |
+//! | `postgres://[user[:password]@]host[:port][/database]` | [`postgres`] |
 //! | `file:///directory`, `file:` | [`file`](mod@file) |
 //! | `memory:name` | [`memory`] |
 //!
@@ -18,6 +19,8 @@ pub mod file {}
 pub mod memory {}
 #[doc = include_str!("../docs/metrics.md")]
 pub mod metrics {}
+#[doc = include_str!("../docs/postgres.md")]
+pub mod postgres {}
 #[doc = include_str!("../docs/redis.md")]
 pub mod redis {}
 #[doc = include_str!("../docs/trust.md")]

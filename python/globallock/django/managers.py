@@ -38,7 +38,7 @@ def get_shared_global_lock_manager() -> GlobalLockManager:
 
 def _forget(*, setting: str, **_: Any) -> None:
     # What is held by the old manager stays held by the lock objects themselves.
-    if setting in ("CACHES", "GLOBAL_LOCK_CONFIG"):
+    if setting in ("CACHES", "DATABASES", "GLOBAL_LOCK_CONFIG"):
         _shared.clear()
 
 

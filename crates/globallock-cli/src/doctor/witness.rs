@@ -125,6 +125,14 @@ impl Backend for Witness {
         self.store.forget(name, evicted).await
     }
 
+    async fn set_up(&self) -> Result<String> {
+        self.store.set_up().await
+    }
+
+    fn set_up_script(&self) -> Option<String> {
+        self.store.set_up_script()
+    }
+
     fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
         self.store.watch(prefix, every)
     }

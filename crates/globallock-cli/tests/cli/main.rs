@@ -19,6 +19,7 @@ mod robustness;
 mod run;
 mod saying;
 mod serve;
+mod setup;
 mod signals;
 mod support;
 mod terminals;

@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod clock;
 pub mod etcd;
 pub mod peers;
+pub mod postgres;
 pub mod redis;
 pub mod strace;
 pub mod zookeeper;

@@ -33,6 +33,21 @@ pub fn python_etcd3() -> Result<PathBuf> {
     python_with("python-etcd3", "etcd3", &["etcd3==0.12.0", "protobuf==3.20.3", "tenacity==6.3.1"])
 }
 
+/// An interpreter with django-pglock and sqlalchemy-dlock, and the driver of PostgreSQL that both use.
+///
+/// # Errors
+/// When they cannot be installed; the error has the command that failed.
+pub fn postgres_locks() -> Result<PathBuf> {
+    let packages = [
+        "django==5.2.19",
+        "django-pglock==1.8.0",
+        "psycopg[binary]==3.3.9",
+        "sqlalchemy==2.1.9",
+        "sqlalchemy-dlock==0.9.0",
+    ];
+    python_with("postgres-locks", "django, pglock, psycopg, sqlalchemy_dlock", &packages)
+}
+
 /// The server of this version, one that `scripts/redis-server.sh` lists: of Redis, or of `valkey-` and a
 /// version.
 ///

@@ -8,6 +8,7 @@ mod file;
 mod held;
 mod memory;
 mod password;
+mod postgres;
 mod redis;
 mod redis_tls;
 mod zookeeper;
@@ -239,9 +240,8 @@ pub trait TestStore: Debug + Send + Sync {
 
 /// All kinds of stores.
 pub fn kinds() -> impl Iterator<Item = &'static StoreKind> {
-    [memory::KINDS, file::KINDS, redis::KINDS, redis_tls::KINDS, etcd::KINDS, zookeeper::KINDS]
-        .into_iter()
-        .flatten()
+    let servers = [redis::KINDS, redis_tls::KINDS, etcd::KINDS, zookeeper::KINDS, postgres::KINDS];
+    [memory::KINDS, file::KINDS].into_iter().chain(servers).flatten()
 }
 
 /// The kinds that take part in these tests.

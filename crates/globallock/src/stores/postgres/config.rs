@@ -39,6 +39,8 @@ pub(super) struct Config {
     /// How long one request may take.
     pub(super) timeout: Duration,
     pub(super) durability: Durability,
+    /// Whether tables that are missing are made.
+    pub(super) sets_up: bool,
     /// The address without secrets, for messages.
     pub(super) shown: String,
     pub(super) transport: Transport,
@@ -150,6 +152,11 @@ impl Config {
                 .filter(|number| (1..=MOST_CONNECTIONS).contains(number))
                 .ok_or_else(|| address.wrong("the option connections is a number from 1 to 64"))?,
         };
+        let sets_up = match address.take("setup").as_deref() {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(_) => return Err(address.wrong("the option setup has the values yes and no")),
+        };
         let listen = listen(address)?;
         let application =
             settings.take(address, "application_name").unwrap_or_else(|| "globallock".to_owned());
@@ -169,6 +176,7 @@ impl Config {
             prefix,
             timeout,
             durability,
+            sets_up,
             shown: shown(address),
             transport: Transport::plain(&address.scheme, &POSTGRES),
             security,
@@ -204,6 +212,7 @@ const OPTIONS: &[&str] = &[
     "prefix",
     "timeout",
     "durability",
+    "setup",
     "connections",
     "listen",
     "password_file",

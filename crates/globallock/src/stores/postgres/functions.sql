@@ -1,24 +1,35 @@
 -- The functions of globallock's locks in PostgreSQL, version 1. Every request calls one of them, in a
 -- transaction of its own.
 --
--- The statuses: 0 waits, 1 holds, 2 is gone, 4 was evicted.
+-- What a claim is answered is one of these texts; times are in milliseconds:
+--   held <token> <left of the lease> <left of the longest hold, or -> [<token> <age> <value as hex>]
+--   waiting <now> <when to ask again, because somebody in front may have ended>
+--   gone
+--   evicted <notice>
 
 -- A time in milliseconds, rounded down.
 CREATE OR REPLACE FUNCTION {schema}.ms_1(span interval) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT floor(extract(epoch FROM span) * 1000)::bigint $$;
 
--- Begins a change of one key, which waits for others of the same key. Nothing else waits for it. The key's
--- transaction ends with this statement, so that the wait is short.
-CREATE OR REPLACE FUNCTION {schema}.begin_1(k text, durable boolean) RETURNS timestamptz
+-- Sees to it that this transaction's commit waits for the disk, or not.
+CREATE OR REPLACE FUNCTION {schema}.commits_1(durable boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     IF durable IS DISTINCT FROM (current_setting('synchronous_commit') <> 'off') THEN
         PERFORM set_config('synchronous_commit', CASE WHEN durable THEN 'on' ELSE 'off' END, true);
     END IF;
+END $$;
+
+-- Begins a change of one key, which waits for others of the same key. It is a short wait, because each change
+-- ends with its statement.
+CREATE OR REPLACE FUNCTION {schema}.begin_1(k text, durable boolean) RETURNS timestamptz
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM {schema}.commits_1(durable);
     PERFORM pg_advisory_xact_lock(hashtextextended(k COLLATE "C", 7309));
     -- Each of the following statements must see what the last holder of this lock has committed.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION USING ERRCODE = 'GL002', MESSAGE = 'this transaction is not read committed';
+        RAISE EXCEPTION USING ERRCODE = 'GL002', MESSAGE = 'the transaction is not read committed';
     END IF;
     RETURN clock_timestamp();
 END $$;
@@ -44,14 +55,14 @@ BEGIN
     RETURN drawn;
 END $$;
 
--- Walks the queue of a key from its front, as long as claims hold: drops those that have ended and the one
--- that is `leaving`, grants those that fit, and tells their owners, but for the claim that is `asking`.
+-- Walks the queue of a key from its front, as long as claims hold: drops those that have ended, grants those
+-- that fit, and tells their owners, but for the claim that is `asking`.
 --
 -- This is `admit` of `queue.rs`. `total` and `smallest` are what the holders take and of how much; `blocked`
 -- says that somebody waits behind them. A waiter that ends behind the first one is dropped when it comes up.
 CREATE OR REPLACE FUNCTION {schema}.settle_1(
-    k text, leaving uuid, asking uuid, at timestamptz,
-    OUT total bigint, OUT smallest bigint, OUT blocked boolean, OUT next_end timestamptz, OUT taken boolean)
+    k text, asking uuid, at timestamptz,
+    OUT total bigint, OUT smallest bigint, OUT blocked boolean, OUT next_end timestamptz)
 LANGUAGE plpgsql AS $$
 DECLARE
     c {schema}.claims%ROWTYPE;
@@ -59,14 +70,10 @@ BEGIN
     total := 0;
     smallest := 4294967296;
     blocked := false;
-    taken := false;
     FOR c IN SELECT * FROM {schema}.claims WHERE key = k ORDER BY number LOOP
-        IF c.id = leaving OR least(c.expires, c.ends) <= at THEN
-            DELETE FROM {schema}.claims WHERE id = c.id AND (id = leaving OR least(expires, ends) <= at);
-            IF FOUND THEN
-                taken := taken OR c.id = leaving AND least(c.expires, c.ends) > at;
-                CONTINUE;
-            END IF;
+        IF least(c.expires, c.ends) <= at THEN
+            DELETE FROM {schema}.claims WHERE id = c.id AND least(expires, ends) <= at;
+            CONTINUE WHEN FOUND;
             -- It was renewed at the last moment, or somebody has swept it away.
             SELECT * INTO c FROM {schema}.claims WHERE id = c.id;
             CONTINUE WHEN NOT FOUND;
@@ -114,103 +121,117 @@ BEGIN
     RETURN greatest({schema}.ms_1(next_end - at), 0) + 1;
 END $$;
 
+-- What a claim is answered.
+CREATE OR REPLACE FUNCTION {schema}.answer_1(c {schema}.claims, next_end timestamptz, at timestamptz)
+RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF c.granted IS NULL THEN
+        RETURN concat_ws(' ', 'waiting', ceil(extract(epoch FROM at) * 1000)::bigint,
+            {schema}.look_1(c.key, c.number, next_end, at));
+    END IF;
+    RETURN concat_ws(' ', 'held', c.number, {schema}.ms_1(c.expires - at),
+        coalesce({schema}.ms_1(c.ends - at)::text, '-'));
+END $$;
+
+-- What a claim is answered that is not in the queue.
+CREATE OR REPLACE FUNCTION {schema}.missing_1(claim uuid, at timestamptz) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        (SELECT 'evicted ' || notice FROM {schema}.evictions WHERE id = claim AND until > at), 'gone')
+$$;
+
 CREATE OR REPLACE FUNCTION {schema}.enqueue_1(
     k text, claim uuid, weight integer, cap integer, lease_ms bigint, max_hold_ms bigint, waits boolean,
-    again boolean, wants_value boolean, channel text, who text, durable boolean,
-    OUT status integer, OUT token bigint, OUT left_ms bigint, OUT hold_left_ms bigint, OUT now_ms bigint,
-    OUT look_ms bigint, OUT notice text, OUT bytes bytea, OUT bytes_token bigint, OUT bytes_age_ms bigint)
+    again boolean, wants_value boolean, channel text, who text, durable boolean)
+RETURNS text
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
     at timestamptz := {schema}.begin_1(k, durable);
-    fits boolean;
+    -- Most often nobody has the lock, and then there is nothing to settle.
+    is_free boolean := NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k);
+    fits boolean := weight <= cap;
+    next_end timestamptz;
     q record;
     c {schema}.claims%ROWTYPE;
+    answer text;
 BEGIN
-    now_ms := ceil(extract(epoch FROM at) * 1000);
-    SELECT * INTO q FROM {schema}.settle_1(k, NULL, claim, at);
+    IF NOT is_free THEN
+        SELECT * INTO q FROM {schema}.settle_1(k, claim, at);
+        fits := NOT q.blocked AND q.total + weight <= least(q.smallest, cap);
+        next_end := q.next_end;
+    END IF;
     IF again THEN
-        DELETE FROM {schema}.claims WHERE id = claim AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
+        DELETE FROM {schema}.claims
+            WHERE id = claim AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
         UPDATE {schema}.claims SET node = channel,
             expires = greatest(expires, at + lease_ms * interval '1 millisecond')
             WHERE id = claim RETURNING * INTO c;
         IF NOT FOUND THEN
-            SELECT e.notice INTO notice FROM {schema}.evictions e WHERE e.id = claim AND e.until > at;
-            IF FOUND THEN
-                status := 4;
-                RETURN;
+            answer := {schema}.missing_1(claim, at);
+            IF answer <> 'gone' THEN
+                RETURN answer;
             END IF;
         END IF;
     END IF;
     IF c.id IS NULL THEN
-        fits := NOT q.blocked AND q.total + weight <= least(q.smallest, cap);
         IF NOT fits AND NOT waits THEN
-            status := 2;
-            RETURN;
+            RETURN 'gone';
         END IF;
-        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined, expires, owner,
-                granted, ends)
+        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined, expires,
+                owner, granted, ends)
             VALUES ({schema}.number_1(at), claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,
                 at + lease_ms * interval '1 millisecond', who,
-                CASE WHEN fits THEN at END, CASE WHEN fits THEN at + max_hold_ms * interval '1 millisecond' END)
-            RETURNING * INTO c;
+                CASE WHEN fits THEN at END,
+                CASE WHEN fits THEN at + max_hold_ms * interval '1 millisecond' END)
+            RETURNING number, granted INTO c.number, c.granted;
+        IF fits AND NOT wants_value THEN
+            RETURN concat_ws(' ', 'held', c.number, lease_ms, coalesce(max_hold_ms::text, '-'));
+        END IF;
+        SELECT * INTO c FROM {schema}.claims WHERE id = claim;
     END IF;
-    token := c.number;
-    left_ms := {schema}.ms_1(c.expires - at);
-    hold_left_ms := {schema}.ms_1(c.ends - at);
-    IF c.granted IS NULL THEN
-        status := 0;
-        look_ms := {schema}.look_1(k, c.number, q.next_end, at);
-        RETURN;
+    answer := {schema}.answer_1(c, next_end, at);
+    IF wants_value AND c.granted IS NOT NULL THEN
+        answer := concat_ws(' ', answer, (
+            SELECT concat_ws(' ', number, greatest({schema}.ms_1(at - written), 0), encode(bytes, 'hex'))
+            FROM {schema}."values" WHERE key = k AND until > at));
     END IF;
-    status := 1;
-    IF wants_value THEN
-        SELECT v.bytes, v.number, greatest({schema}.ms_1(at - v.written), 0) INTO bytes, bytes_token, bytes_age_ms
-            FROM {schema}."values" v WHERE v.key = k AND v.until > at;
-    END IF;
+    RETURN answer;
 END $$;
 
--- Renews many claims, in the order of their numbers, in which `settle_1` changes them too: so nobody waits in
--- a circle. A claim that has ended is left to `settle_1`.
+-- Renews many claims, each in a row with its id, in the order of their numbers: whoever changes several rows
+-- goes in that order, so that hardly anybody waits in a circle. A claim that has ended is left to `settle_1`.
 CREATE OR REPLACE FUNCTION {schema}.renew_1(asked uuid[], leases bigint[], durable boolean)
-RETURNS TABLE (claim text, status integer, token bigint, left_ms bigint, hold_left_ms bigint, now_ms bigint,
-    look_ms bigint, notice text)
+RETURNS TABLE (claim text, answer text)
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
 DECLARE
     c {schema}.claims%ROWTYPE;
+    found record;
     at timestamptz;
-    one uuid;
 BEGIN
-    IF durable IS DISTINCT FROM (current_setting('synchronous_commit') <> 'off') THEN
-        PERFORM set_config('synchronous_commit', CASE WHEN durable THEN 'on' ELSE 'off' END, true);
-    END IF;
-    FOR c IN SELECT * FROM {schema}.claims WHERE id = ANY (asked) ORDER BY number FOR NO KEY UPDATE LOOP
+    PERFORM {schema}.commits_1(durable);
+    FOR found IN
+        SELECT q AS claim, a.lease
+            FROM unnest(asked, leases) AS a (id, lease) JOIN {schema}.claims q USING (id)
+            ORDER BY q.number FOR NO KEY UPDATE OF q
+    LOOP
         at := clock_timestamp();
+        c := found.claim;
         CONTINUE WHEN least(c.expires, c.ends) <= at;
-        UPDATE {schema}.claims SET expires =
-            greatest(expires, at + leases[array_position(asked, c.id)] * interval '1 millisecond')
-            WHERE id = c.id RETURNING * INTO c;
-        asked[array_position(asked, c.id)] := NULL;
+        c.expires := greatest(c.expires, at + found.lease * interval '1 millisecond');
+        UPDATE {schema}.claims SET expires = c.expires WHERE id = c.id;
         claim := replace(c.id::text, '-', '');
-        status := CASE WHEN c.granted IS NULL THEN 0 ELSE 1 END;
-        token := c.number;
-        left_ms := {schema}.ms_1(c.expires - at);
-        hold_left_ms := {schema}.ms_1(c.ends - at);
-        now_ms := ceil(extract(epoch FROM at) * 1000);
-        look_ms := CASE WHEN c.granted IS NULL THEN {schema}.look_1(c.key, c.number, NULL, at) END;
+        answer := {schema}.answer_1(c, NULL, at);
         RETURN NEXT;
     END LOOP;
     at := clock_timestamp();
-    FOREACH one IN ARRAY asked LOOP
-        CONTINUE WHEN one IS NULL;
-        SELECT e.notice INTO notice FROM {schema}.evictions e WHERE e.id = one AND e.until > at;
-        claim := replace(one::text, '-', '');
-        status := CASE WHEN notice IS NULL THEN 2 ELSE 4 END;
-        RETURN NEXT;
-    END LOOP;
+    RETURN QUERY
+        SELECT replace(e.id::text, '-', ''), 'evicted ' || e.notice
+        FROM unnest(asked) AS a (id) JOIN {schema}.evictions e USING (id) WHERE e.until > at;
 END $$;
 
 -- Takes a claim out of its queue. Returns whether it was there.
@@ -220,15 +241,13 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET j
 AS $$
 DECLARE
     at timestamptz := {schema}.begin_1(k, durable);
-    q record;
+    lives boolean := false;
 BEGIN
-    SELECT * INTO q FROM {schema}.settle_1(k, claim, NULL, at);
-    IF q.taken OR NOT q.blocked THEN
-        RETURN q.taken;
+    DELETE FROM {schema}.claims WHERE id = claim RETURNING least(expires, ends) > at INTO lives;
+    IF EXISTS (SELECT FROM {schema}.claims WHERE key = k) THEN
+        PERFORM {schema}.settle_1(k, NULL, at);
     END IF;
-    -- It may wait behind others.
-    DELETE FROM {schema}.claims WHERE id = claim;
-    RETURN FOUND;
+    RETURN coalesce(lives, false);
 END $$;
 
 -- The same for a claim of somebody else's, whose owner is told. Whoever asks again is answered the same.
@@ -246,8 +265,8 @@ BEGIN
         PERFORM FROM {schema}.evictions e WHERE e.id = claim AND e.notice = told;
         RETURN FOUND;
     END IF;
-    PERFORM {schema}.settle_1(k, claim, NULL, at);
     DELETE FROM {schema}.claims WHERE id = claim;
+    PERFORM {schema}.settle_1(k, NULL, at);
     INSERT INTO {schema}.evictions (id, until, notice)
         VALUES (claim, at + (c.lease + kept_ms) * interval '1 millisecond', told)
         ON CONFLICT (id) DO NOTHING;
@@ -259,28 +278,25 @@ END $$;
 
 -- Makes a held claim last for so long, at least, or exactly where its owner leaves it.
 CREATE OR REPLACE FUNCTION {schema}.keep_1(
-    k text, claim uuid, rest_ms bigint, leaves boolean, durable boolean,
-    OUT status integer, OUT token bigint, OUT left_ms bigint, OUT hold_left_ms bigint, OUT now_ms bigint,
-    OUT look_ms bigint, OUT notice text)
+    k text, claim uuid, rest_ms bigint, leaves boolean, durable boolean)
+RETURNS text
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off
 AS $$
 DECLARE
     at timestamptz := {schema}.begin_1(k, durable);
-    until timestamptz := at + rest_ms * interval '1 millisecond';
+    rest_ends timestamptz := at + rest_ms * interval '1 millisecond';
     q record;
     c {schema}.claims%ROWTYPE;
     waiter {schema}.claims%ROWTYPE;
 BEGIN
-    now_ms := ceil(extract(epoch FROM at) * 1000);
-    SELECT * INTO q FROM {schema}.settle_1(k, NULL, claim, at);
-    UPDATE {schema}.claims SET expires = CASE WHEN leaves THEN until ELSE greatest(expires, until) END
+    SELECT * INTO q FROM {schema}.settle_1(k, claim, at);
+    UPDATE {schema}.claims
+        SET expires = CASE WHEN leaves THEN rest_ends ELSE greatest(expires, rest_ends) END
         WHERE id = claim AND least(expires, ends) > at AND (granted IS NOT NULL OR NOT leaves)
         RETURNING * INTO c;
     IF NOT FOUND THEN
-        SELECT e.notice INTO notice FROM {schema}.evictions e WHERE e.id = claim AND e.until > at;
-        status := CASE WHEN FOUND THEN 4 ELSE 2 END;
-        RETURN;
+        RETURN {schema}.missing_1(claim, at);
     END IF;
     IF leaves AND q.blocked THEN
         -- The first waiter may have to look sooner than it knows.
@@ -289,15 +305,12 @@ BEGIN
             PERFORM pg_notify(waiter.node, concat(replace(waiter.id::text, '-', ''), ' polls ', rest_ms + 1));
         END IF;
     END IF;
-    token := c.number;
-    left_ms := {schema}.ms_1(c.expires - at);
-    hold_left_ms := {schema}.ms_1(c.ends - at);
-    status := CASE WHEN c.granted IS NULL THEN 0 ELSE 1 END;
-    look_ms := CASE WHEN c.granted IS NULL THEN {schema}.look_1(k, c.number, q.next_end, at) END;
+    RETURN {schema}.answer_1(c, q.next_end, at);
 END $$;
 
 -- Writes the value of a key if the claim holds: 0 written, 1 not held, 2 outranked.
-CREATE OR REPLACE FUNCTION {schema}.set_value_1(k text, claim uuid, told bytea, keep_ms bigint, durable boolean)
+CREATE OR REPLACE FUNCTION {schema}.set_value_1(
+    k text, claim uuid, told bytea, keep_ms bigint, durable boolean)
 RETURNS integer
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off
@@ -306,15 +319,17 @@ DECLARE
     at timestamptz := {schema}.begin_1(k, durable);
     c {schema}.claims%ROWTYPE;
 BEGIN
-    PERFORM {schema}.settle_1(k, NULL, NULL, at);
-    SELECT * INTO c FROM {schema}.claims WHERE id = claim AND granted IS NOT NULL AND least(expires, ends) > at;
+    PERFORM {schema}.settle_1(k, NULL, at);
+    SELECT * INTO c FROM {schema}.claims
+        WHERE id = claim AND granted IS NOT NULL AND least(expires, ends) > at;
     IF NOT FOUND THEN
         RETURN 1;
     END IF;
     INSERT INTO {schema}."values" AS v (key, number, bytes, written, until)
         VALUES (k, c.number, told, at, at + keep_ms * interval '1 millisecond')
         ON CONFLICT (key) DO UPDATE
-        SET number = excluded.number, bytes = excluded.bytes, written = excluded.written, until = excluded.until
+        SET number = excluded.number, bytes = excluded.bytes, written = excluded.written,
+            until = excluded.until
         WHERE v.number <= excluded.number OR v.until <= at;
     RETURN CASE WHEN FOUND THEN 0 ELSE 2 END;
 END $$;
@@ -324,7 +339,7 @@ CREATE OR REPLACE FUNCTION {schema}.changed_1(asked uuid[]) RETURNS TABLE (claim
 LANGUAGE sql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
-    SELECT replace(a.id::text, '-', ''), {schema}.granted_1(c)
+    SELECT replace(a.id::text, '-', ''), CASE WHEN c.id IS NOT NULL THEN {schema}.granted_1(c) END
         FROM unnest(asked) AS a (id) LEFT JOIN {schema}.claims c USING (id)
         WHERE c.id IS NULL OR c.granted IS NOT NULL
 $$;
@@ -335,11 +350,13 @@ LANGUAGE plpgsql AS $$
 DECLARE
     at timestamptz := clock_timestamp();
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM {schema}.commits_1(false);
     DELETE FROM {schema}.claims WHERE id IN (
-        SELECT id FROM {schema}.claims WHERE least(expires, ends) <= at LIMIT 10000 FOR UPDATE SKIP LOCKED);
+        SELECT id FROM {schema}.claims WHERE least(expires, ends) <= at
+            LIMIT 10000 FOR UPDATE SKIP LOCKED);
     DELETE FROM {schema}.evictions WHERE id IN (
-        SELECT id FROM {schema}.evictions WHERE until <= at LIMIT 10000 FOR UPDATE SKIP LOCKED);
+        SELECT id FROM {schema}.evictions WHERE until <= at
+            LIMIT 10000 FOR UPDATE SKIP LOCKED);
     DELETE FROM {schema}."values" WHERE key IN (
         SELECT key FROM {schema}."values" WHERE until <= at LIMIT 10000 FOR UPDATE SKIP LOCKED);
 END $$;

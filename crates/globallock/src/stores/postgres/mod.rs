@@ -1,28 +1,436 @@
-//! The store in PostgreSQL.
+//! The store in PostgreSQL: a table of claims, and functions that decide on the server.
+//!
+//! `docs/postgres.md` says what it promises, what it costs and how it fails; `schema.sql` how claims are
+//! stored, and `functions.sql` how they are granted. Each request is one statement in a transaction of its own,
+//! so that a pooler may be between.
 
-#![allow(dead_code, reason = "the store that uses the connection comes next")]
-
+mod answers;
+mod calls;
 mod config;
 mod connection;
+mod examine;
 mod failure;
+mod inspect;
 mod login;
+mod looks;
 mod passfile;
 mod pool;
 mod server;
 mod service;
+mod setup;
 mod tls;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
-use crate::backend::Backend;
-use crate::error::{Error, Result};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use self::answers::Answer;
+use self::calls::{Calls, max_hold, milliseconds};
+use self::config::{Config, Durability};
+use self::connection::{Connection, Listener};
+use self::failure::{Failure, Kind};
+use self::looks::Looks;
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Release, StoreNotice, StoreNoticeKind, Summary, Value, ValueWrite, WaitMode,
+};
+use crate::error::Result;
+use crate::name::Name;
 use crate::stores::address::Address;
+use crate::stores::evictions::KEPT;
+use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose};
+use crate::sync::Instant;
 
-pub(crate) struct Postgres;
+/// How the channel of a manager begins.
+const CHANNEL: &str = "globallock_";
+
+/// A store in one schema of a database.
+pub(crate) struct Postgres {
+    connection: Arc<Connection>,
+    inbox: Arc<Inbox>,
+    calls: Arc<Calls>,
+    /// Where the owners of our claims are told of what concerns them.
+    channel: String,
+    /// Set once the tables have been found to be ours.
+    is_ours: OnceLock<()>,
+    looks: Looks,
+}
+
+/// Receives what the server pushes.
+#[derive(Default)]
+struct Inbox {
+    waiters: Waiters,
+    hints: Hints,
+    /// Needed to release a grant that nobody here waits for. Unset until the store is made.
+    store: OnceLock<(Weak<Connection>, Arc<Calls>)>,
+}
 
 impl Postgres {
-    pub(crate) fn open(address: Address) -> Result<Arc<dyn Backend>> {
-        let config = config::Config::new(address)?;
-        Err(Error::failed_precondition(config.shown, "the store in PostgreSQL is not complete yet"))
+    /// A store of the database that `address` names, which connects at the first request.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
+    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
+        let config = Config::new(address)?;
+        let calls = Arc::new(Calls::new(&config.schema));
+        let channel = format!("{CHANNEL}{}", random_node());
+        let inbox = Arc::new(Inbox::default());
+        let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
+        let connection = Connection::new(config, channel.clone(), listener);
+        inbox.store.get_or_init(|| (Arc::downgrade(&connection), Arc::clone(&calls)));
+        let is_ours = OnceLock::new();
+        Ok(Arc::new(Postgres { connection, inbox, calls, channel, is_ours, looks: Looks::default() }))
     }
+
+    fn config(&self) -> &Config {
+        self.connection.config()
+    }
+
+    fn key(&self, name: &Name) -> String {
+        format!("{}{}", self.config().prefix, name.as_str())
+    }
+
+    /// Whether a commit waits for the disk.
+    fn is_durable(&self) -> bool {
+        self.config().durability == Durability::Wal
+    }
+
+    fn error(&self, failure: Failure) -> crate::error::Error {
+        self.config().error(failure)
+    }
+
+    async fn query(&self, statement: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
+        self.connection.query(statement, parameters).await.map_err(|failure| self.error(failure))
+    }
+
+    /// Asks for one row.
+    async fn row(&self, statement: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Row> {
+        let rows = self.query(statement, parameters).await?;
+        rows.into_iter().next().ok_or_else(|| self.error(not_ours()))
+    }
+
+    /// Asks for one value.
+    async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(
+        &self,
+        statement: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<T> {
+        let row = self.row(statement, parameters).await?;
+        row.try_get(0).map_err(|_| self.error(not_ours()))
+    }
+
+    /// Reads what the server says of a claim, for which it was asked at `sent`, and notes it for its waiter.
+    fn status(&self, claim: &Claim, sent: Instant, answer: Answer) -> ClaimStatus {
+        let waiters = &self.inbox.waiters;
+        match answer {
+            Answer::Held(grant) => {
+                let grant = grant.since(sent, claim);
+                // The eviction may have been pushed before the answer, but cannot have come before the grant.
+                waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted)
+            }
+            Answer::Waiting { now_ms, look_in } => {
+                let clock = Clock { sent, server_ms: now_ms };
+                waiters.set_waiting(claim.id, clock, Some(look_in), false);
+                if !self.connection.listens() {
+                    self.looks.begin(&self.connection, &self.calls, &self.inbox);
+                }
+                ClaimStatus::Waiting
+            }
+            Answer::Gone => ClaimStatus::Gone,
+            Answer::Evicted(text) => {
+                let eviction = Arc::new(Eviction::from_text(&text));
+                waiters.evict(claim.id, Arc::clone(&eviction));
+                ClaimStatus::Evicted(eviction)
+            }
+        }
+    }
+
+    async fn join(&self, claim: &Claim, asked: bool) -> Result<Answer> {
+        let permit = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+        let key = self.key(&claim.name);
+        let id = claim.id.to_string();
+        let (count, capacity) = (permit(claim.permits.count), permit(claim.permits.capacity));
+        let (lease, max_hold) = (milliseconds(claim.lease), max_hold(claim));
+        let (waits, durable) = (claim.wait_mode == WaitMode::Wait, self.is_durable());
+        let owner = &*claim.owner;
+        let parameters = |again: &'static bool| -> [(&(dyn ToSql + Sync), Type); 12] {
+            [
+                (&key, Type::TEXT),
+                (&id, Type::TEXT),
+                (&count, Type::INT4),
+                (&capacity, Type::INT4),
+                (&lease, Type::INT8),
+                (&max_hold, Type::INT8),
+                (&waits, Type::BOOL),
+                (again, Type::BOOL),
+                (&claim.wants_value, Type::BOOL),
+                (&self.channel, Type::TEXT),
+                (&owner, Type::TEXT),
+                (&durable, Type::BOOL),
+            ]
+        };
+        let first = parameters(if asked { &true } else { &false });
+        let rows = self.connection.query_or(&self.calls.enqueue, &first, &parameters(&true)).await;
+        let rows = rows.map_err(|failure| self.error(failure))?;
+        let answer = rows.first().and_then(|row| Answer::parse(row.try_get(0).ok()?));
+        answer.ok_or_else(|| self.error(not_ours()))
+    }
+
+    async fn keep(&self, claim: &Claim, rest: Duration, leaves: bool) -> Result<ClaimStatus> {
+        // Rounded up, and one more, because the server rounds what is left down.
+        let rest = milliseconds(rest).saturating_add(2);
+        let sent = Instant::now();
+        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
+        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&key, Type::TEXT),
+            (&id, Type::TEXT),
+            (&rest, Type::INT8),
+            (&leaves, Type::BOOL),
+            (&durable, Type::BOOL),
+        ];
+        let answer: String = self.value(&self.calls.keep, &parameters).await?;
+        let answer = Answer::parse(&answer).ok_or_else(|| self.error(not_ours()))?;
+        Ok(self.status(claim, sent, answer))
+    }
+
+    async fn renew_all(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>, Failure> {
+        let ids: Vec<String> = claims.iter().map(|claim| claim.id.to_string()).collect();
+        let leases: Vec<i64> = claims.iter().map(|claim| milliseconds(claim.lease)).collect();
+        let sent = Instant::now();
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&ids, Type::TEXT_ARRAY), (&leases, Type::INT8_ARRAY), (&self.is_durable(), Type::BOOL)];
+        let rows = self.connection.query(&self.calls.renew, &parameters).await?;
+        let mut answers = rows
+            .iter()
+            .map(|row| {
+                let id = ClaimId::parse(row.try_get(0).ok()?)?;
+                Some((id, Answer::parse(row.try_get(1).ok()?)?))
+            })
+            .collect::<Option<std::collections::HashMap<_, _>>>()
+            .ok_or_else(not_ours)?;
+        let status =
+            |claim: &Arc<Claim>| self.status(claim, sent, answers.remove(&claim.id).unwrap_or(Answer::Gone));
+        Ok(claims.iter().map(status).collect())
+    }
+}
+
+#[async_trait]
+impl Backend for Postgres {
+    fn address(&self) -> &str {
+        &self.config().shown
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("postgres", CrashRelease::Lease).with_values().with_keeping()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.connection.is_live()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.connection.ready().await.map_err(|failure| self.error(failure))?;
+        self.are_ours().await
+    }
+
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        self.are_ours().await?;
+        let waits = claim.wait_mode == WaitMode::Wait;
+        let asked = match self.inbox.waiters.ask(claim.id, waits) {
+            Known::New => false,
+            Known::Asked => true,
+            Known::Evicted(eviction) => return Ok(ClaimStatus::Evicted(eviction)),
+        };
+        let sent = Instant::now();
+        let answer = self.join(claim, asked).await?;
+        let status = self.status(claim, sent, answer);
+        if !waits && status == ClaimStatus::Gone {
+            self.inbox.waiters.forget(claim.id);
+        }
+        Ok(status)
+    }
+
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        match self.inbox.waiters.wait_for_change(claim.id).await {
+            // The push has no value, and the claim is asked for again.
+            Some(ClaimStatus::Held(_)) if claim.wants_value => Ok(None),
+            changed => Ok(changed),
+        }
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+        match self.renew_all(claims).await {
+            Ok(statuses) => statuses.into_iter().map(Ok).collect(),
+            Err(failure) => claims.iter().map(|_| Err(self.error(failure.clone()))).collect(),
+        }
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        self.keep(claim, rest, false).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        match self.keep(claim, rest, true).await? {
+            ClaimStatus::Held(_) => {
+                self.inbox.waiters.forget(claim.id);
+                Ok(Release::Released)
+            }
+            // What is remembered of the claim is dropped as by any release.
+            _ => self.release(claim).await,
+        }
+    }
+
+    async fn session_lost_hint(&self) {
+        self.inbox.hints.given().await;
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.connection.notices.stream()
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        let evicted = self.inbox.waiters.give_up(claim.id);
+        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
+        let released: Result<bool> = self
+            .value(&self.calls.release, &[(&key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)])
+            .await;
+        if evicted {
+            self.inbox.waiters.forget(claim.id);
+        }
+        Ok(if released? { Release::Released } else { Release::NotHeld })
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        Value::check(bytes, keep)?;
+        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
+        let keep = milliseconds(keep);
+        let written: i32 = self
+            .value(
+                &self.calls.set_value,
+                &[
+                    (&key, Type::TEXT),
+                    (&id, Type::TEXT),
+                    (&bytes, Type::BYTEA),
+                    (&keep, Type::INT8),
+                    (&durable, Type::BOOL),
+                ],
+            )
+            .await?;
+        match written {
+            0 => Ok(ValueWrite::Written),
+            1 => Ok(ValueWrite::NotHeld),
+            _ => Ok(ValueWrite::Outranked),
+        }
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.are_ours().await?;
+        let rows = self.query(&self.calls.inspect, &[(&self.key(name), Type::TEXT)]).await?;
+        inspect::entries(&rows).ok_or_else(|| self.error(not_ours()))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.summaries(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        let Some(id) = entry.claim_id() else { return Ok(Release::NotHeld) };
+        self.are_ours().await?;
+        let (key, id, durable) = (self.key(name), id.to_string(), self.is_durable());
+        let (told, kept) = (eviction.to_text(), milliseconds(KEPT));
+        let evicted: bool = self
+            .value(
+                &self.calls.evict,
+                &[
+                    (&key, Type::TEXT),
+                    (&id, Type::TEXT),
+                    (&told, Type::TEXT),
+                    (&kept, Type::INT8),
+                    (&durable, Type::BOOL),
+                ],
+            )
+            .await?;
+        Ok(if evicted { Release::Released } else { Release::NotHeld })
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        self.examined(name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        let ids: Vec<String> = evicted.iter().map(ToString::to_string).collect();
+        let key = self.key(name);
+        self.query(&self.calls.forget, &[(&key, Type::TEXT), (&ids, Type::TEXT_ARRAY)]).await.map(drop)
+    }
+
+    async fn set_up(&self) -> Result<String> {
+        self.made().await
+    }
+
+    fn set_up_script(&self) -> Option<String> {
+        Some(self.script())
+    }
+}
+
+impl Listener for Inbox {
+    fn message(&self, text: &str) {
+        if let Some(Evicted { id, eviction }) = Evicted::parse(text) {
+            if self.waiters.evict(id, Arc::new(eviction)) == Whose::Other {
+                self.hints.give();
+            }
+        } else if let Some(polls) = Polls::parse(text) {
+            self.waiters.poll(polls);
+        } else if let Some(pushed) = Pushed::parse(text) {
+            self.granted(pushed);
+        }
+    }
+
+    fn resubscribed(&self) {
+        self.waiters.poll_all();
+        self.hints.give();
+    }
+}
+
+impl Inbox {
+    /// Delivers a grant, or releases it if nobody here waits for it.
+    fn granted(&self, pushed: Pushed) {
+        let Some(unwanted) = self.waiters.deliver(pushed) else { return };
+        let Some((connection, calls)) = self.store.get() else { return };
+        let (Some(connection), calls) = (connection.upgrade(), Arc::clone(calls)) else { return };
+        tokio::spawn(async move {
+            let durable = connection.config().durability == Durability::Wal;
+            let id = unwanted.id.to_string();
+            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&unwanted.key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)];
+            let released = connection.query(&calls.release, &parameters);
+            if let Err(failure) = released.await {
+                let reason = connection.config().reason(&failure);
+                connection.notices.say(StoreNoticeKind::NotHandedOver, &reason);
+            }
+        });
+    }
+}
+
+/// What it means that an answer has another shape than the functions give it.
+fn not_ours() -> Failure {
+    let reason = "it does not answer as the lock's functions do: run `globallock setup` for this address, or \
+                  name another schema";
+    Failure::new(Kind::FailedPrecondition, reason)
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("address", &self.config().shown).finish_non_exhaustive()
+    }
+}
+
+fn random_node() -> String {
+    let mut bytes = [0_u8; 10];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

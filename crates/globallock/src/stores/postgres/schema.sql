@@ -1,8 +1,10 @@
--- The tables of globallock's locks in PostgreSQL, version 1. Run as one transaction, as often as you like.
+-- The tables of globallock's locks in PostgreSQL, version 1. Run as one transaction, as often as needed.
 --
--- A row of `claims` is one claim in the queue of one key, in the order of `number`. `granted` is null while it
--- waits. It ends by itself at `expires`, which its owner moves on, or at `ends`, which nobody does.
+-- A row of `claims` is one claim in the queue of one key, in the order of `number`. `granted` is null while
+-- it waits. It ends by itself at `expires`, which its owner moves on, or at `ends`, which nobody does.
 
+-- What is there already is not worth a notice.
+SELECT set_config('client_min_messages', 'warning', true);
 SELECT pg_advisory_xact_lock(hashtextextended('globallock setup', 7309));
 
 DO $setup$
@@ -64,7 +66,8 @@ DECLARE
 BEGIN
     FOR kept IN
         SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('{schema}')
-            AND relname IN ('claims', 'evictions', 'values') AND relkind = 'r' AND relpersistence <> '{persistence}'
+            AND relname IN ('claims', 'evictions', 'values') AND relkind = 'r'
+            AND relpersistence <> '{persistence}'
     LOOP
         EXECUTE format('ALTER TABLE {schema}.%I SET {logged}', kept);
     END LOOP;

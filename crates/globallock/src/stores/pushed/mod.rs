@@ -71,7 +71,8 @@ pub(crate) struct Evicted {
 
 impl Pushed {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let [id, number, expires, hold_until, key] = text.splitn(5, ' ').collect::<Vec<_>>().try_into().ok()?;
+        let [id, number, expires, hold_until, key] =
+            text.splitn(5, ' ').collect::<Vec<_>>().try_into().ok()?;
         Some(Pushed {
             id: ClaimId::parse(id)?,
             fencing_token: number.parse().ok()?,

@@ -199,6 +199,14 @@ impl Waiters {
         }
     }
 
+    /// The waiters whose grant was not told yet.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn waiting(&self) -> Vec<ClaimId> {
+        let claims = self.claims();
+        let waits = |asked: &Asked| asked.waiter.as_ref().is_some_and(|waiter| waiter.pushed.is_none());
+        claims.iter().filter(|(_, asked)| waits(asked)).map(|(id, _)| *id).collect()
+    }
+
     /// Waits until the server has granted or evicted `id` (its new status), or must be polled (`None`).
     ///
     /// # Cancel safety

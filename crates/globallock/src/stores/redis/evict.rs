@@ -146,8 +146,8 @@ impl Redis {
 mod tests {
     use super::super::Inbox;
     use super::super::connection::Listener;
-    use crate::stores::pushed::Known;
     use super::*;
+    use crate::stores::pushed::Known;
     use futures_util::FutureExt;
 
     #[test]

@@ -115,11 +115,11 @@ fn fields<const N: usize>(text: &str, separator: char) -> Option<[&str; N]> {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Eviction;
-    use crate::stores::pushed::{EVICTS, Evicted, POLLS, Polls, Pushed};
     use super::super::scripts::named;
     use super::*;
+    use crate::backend::Eviction;
     use crate::name::Name;
+    use crate::stores::pushed::{EVICTS, Evicted, POLLS, Polls, Pushed};
     use proptest::prelude::*;
 
     fn in_lua(name: &str) -> &'static str {

@@ -1,0 +1,55 @@
+use rustix::process::Signal;
+
+use super::super::Cluster;
+use super::{Pair, Pooler, Postgres};
+
+#[test]
+fn a_server_keeps_its_data_when_it_is_killed() {
+    let mut server = Postgres::start_bare(&[]).unwrap();
+    server.sql("CREATE TABLE seen (number int); INSERT INTO seen VALUES (7)");
+    for _ in 0..3 {
+        server.kill();
+        assert!(!super::super::listens(server.port()), "nobody serves its port");
+        server.resume_after_kill().unwrap();
+        assert_eq!(server.sql("SELECT number FROM seen"), "7");
+    }
+    server.shut_down().unwrap();
+    assert!(server.sql("SELECT 1").contains("connection to server"), "it has ended");
+}
+
+#[test]
+fn a_stopped_server_answers_when_it_goes_on() {
+    let server = Postgres::start_bare(&[]).unwrap();
+    Cluster::signal(&server, 0, Signal::STOP);
+    let tools = server.tools();
+    let answer = std::thread::spawn(move || tools.sql("SELECT 7"));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!answer.is_finished(), "a stopped server answers nothing");
+    Cluster::signal(&server, 0, Signal::CONT);
+    assert_eq!(answer.join().unwrap(), "7");
+}
+
+#[test]
+fn a_pair_changes_places_with_and_without_a_loss() {
+    let mut pair = Pair::start().unwrap();
+    assert_eq!(pair.primary(), Some(0));
+    pair.server(0).sql("CREATE TABLE seen (number int); INSERT INTO seen VALUES (1)");
+    assert_eq!(pair.change_places(true, || ()).unwrap(), 0);
+    assert_eq!(pair.primary(), Some(1));
+    let count = |pair: &Pair, server: usize| pair.server(server).sql("SELECT count(*) FROM seen");
+    assert_eq!(count(&pair, 1), "1");
+    let tools = pair.server(1).tools();
+    let lost = pair.change_places(false, move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        tools.sql("INSERT INTO seen VALUES (2)");
+    });
+    assert!(lost.unwrap() > 0);
+    assert_eq!((pair.primary(), count(&pair, 0)), (Some(0), "1".to_owned()));
+}
+
+#[test]
+fn a_pooler_passes_on_what_it_is_asked() {
+    let server = Postgres::start_bare(&[]).unwrap();
+    let pooler = Pooler::start(server.port()).unwrap();
+    assert!(pooler.console("SHOW VERSION").contains("PgBouncer"), "{}", pooler.console("SHOW VERSION"));
+}

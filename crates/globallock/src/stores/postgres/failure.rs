@@ -173,6 +173,11 @@ impl From<Unreached> for Failure {
 
 /// What an error of the server, or of a pooler, means.
 fn judge(told: &DbError) -> (Kind, String) {
+    if told.code().code() == "42501" && told.detail().is_some_and(|detail| detail.contains("CONNECT")) {
+        let reason = "the user may not connect to this database: its owner may allow it by GRANT CONNECT ON \
+                      DATABASE … TO <user>";
+        return (Kind::PermissionDenied, reason.to_owned());
+    }
     judged(told.code().code(), told.message())
 }
 

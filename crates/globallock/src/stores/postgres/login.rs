@@ -31,6 +31,14 @@ pub(super) struct Tried {
     pub(super) password: Option<String>,
     /// Why the file of passwords has none.
     unread: Option<String>,
+    /// Whether the server has accepted it.
+    pub(super) was_accepted: AtomicBool,
+}
+
+impl Tried {
+    fn of(password: Option<String>, unread: Option<String>) -> Self {
+        Tried { password, unread, was_accepted: AtomicBool::new(false) }
+    }
 }
 
 impl Login {
@@ -67,18 +75,18 @@ impl Login {
     ) -> Result<Tried, Failure> {
         if let Some(password) = &self.password {
             return match password.read_for_login(limit).await {
-                Ok(read) => Ok(Tried { password: Some(read), unread: None }),
+                Ok(read) => Ok(Tried::of(Some(read), None)),
                 Err(NoLogin { why, may_heal: true }) => Err(Failure::new(Kind::NotNow, why)),
                 Err(NoLogin { why, may_heal: false }) => Err(Failure::new(Kind::PermissionDenied, why)),
             };
         }
         if let Some(password) = &self.of_service {
-            return Ok(Tried { password: Some(password.clone()), unread: None });
+            return Ok(Tried::of(Some(password.clone()), None));
         }
         Ok(match self.passfile.find(place, database, &self.user, limit).await {
-            Found::Password(password) => Tried { password: Some(password), unread: None },
-            Found::Nothing => Tried { password: None, unread: None },
-            Found::Unread(why) => Tried { password: None, unread: Some(why) },
+            Found::Password(password) => Tried::of(Some(password), None),
+            Found::Nothing => Tried::of(None, None),
+            Found::Unread(why) => Tried::of(None, Some(why)),
         })
     }
 
@@ -96,7 +104,7 @@ impl Login {
     /// A command that runs is killed.
     pub(super) async fn judged(&self, failure: Failure, tried: &Tried, limit: Duration) -> Failure {
         if failure.wants_password() {
-            let unread = tried.unread.as_ref().map(|why| format!(" ({}: {why})", self.passfile.shown()));
+            let unread = tried.unread.as_ref().map(|why| format!(" ({why})"));
             let reason = format!(
                 "it wants a password: put user and password into the address, or the password into {}{}",
                 self.passfile.shown(),

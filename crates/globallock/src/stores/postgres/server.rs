@@ -34,6 +34,10 @@ const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('server_version
                      current_setting('default_transaction_isolation'), \
                      current_setting('default_transaction_read_only')";
 
+/// What is told of one that accepts the login, and does not answer then.
+const NO_SERVER: &str = "it accepted the login, but did not answer a query in time: it may be overloaded, or \
+                         a pooler that has no connection to its server";
+
 /// A connection after its login. It ends soon after this is dropped.
 pub(super) struct Opened {
     pub(super) client: Client,
@@ -189,6 +193,9 @@ impl Config {
                 Ok(opened)
             }
             (Ok(Err(failure)), _) => Err(self.login.judged(failure, &tried, self.limit).await),
+            (Err(_), _) if tried.was_accepted.load(Ordering::Relaxed) => {
+                Err(Failure::new(Kind::Disconnected, NO_SERVER))
+            }
             (Err(_), Place::Tcp(host, port)) => Err(self.transport.silent(host, *port).await.into()),
             (Err(_), Place::Unix(..)) => Err(Failure::new(Kind::Disconnected, IN_TIME)),
         }
@@ -215,6 +222,7 @@ impl Config {
         };
         match greeted {
             Ok(greeted) => {
+                tried.was_accepted.store(true, Ordering::Relaxed);
                 let opened = self.begin(way, (place, address), greeted, events).await;
                 opened.map_err(|failure| (failure, false))
             }

@@ -256,8 +256,8 @@ _ZOOKEEPER = "prefix naming auth acl timeout password_file password_command"
 
 _POSTGRES = (
     "schema prefix timeout durability connections listen setup host port user passfile service "
-    "application_name target_session_attrs connect_timeout sslmode sslrootcert sslcert sslkey channel_binding password_file "
-    "password_command"
+    "application_name target_session_attrs connect_timeout sslmode sslrootcert sslcert sslkey channel_binding "
+    "password_file password_command"
 )
 
 #: The schemes of addresses and the options that each has. The core has them too, and refuses what it does not

@@ -71,8 +71,8 @@ def database_address(alias: str, **ours: Any) -> str:
     for name in options:
         if name not in _SAME and name not in _TUNING:
             raise InvalidOption(
-                f"{what} has {name!r} among its OPTIONS, which the locks' own connections cannot follow: write "
-                "an address into GLOBAL_LOCK_CONFIG, such as 'postgresql://user:password@host/name'"
+                f"{what} has {name!r} among its OPTIONS, which the locks' own connections cannot follow: "
+                "write an address into GLOBAL_LOCK_CONFIG, such as 'postgresql://user:password@host/name'"
             )
     host, port = str(given.get("HOST") or ""), str(given.get("PORT") or "")
     if host.startswith("/") or "," in host:

@@ -60,8 +60,9 @@ impl Postgres {
         if self.connection.listens() {
             return Finding::good("pushes", "a connection listens, so that waiters are woken at once");
         }
-        let text =
-            "no connection listens, as behind a pooler: waiters look at the queue, at most 40 times a second";
+        let is_pooled = self.connection.facts().is_some_and(|facts| facts.is_pooled);
+        let why = if is_pooled { "a pooler is between" } else { "the address says listen=no" };
+        let text = format!("no connection listens, because {why}: waiters look up to 40 times a second");
         Finding::note("pushes", text)
             .remedy("name the server itself by ?listen=HOST:PORT, which only the listening connection uses")
     }
@@ -114,7 +115,7 @@ enum Encryption {
 struct Server {
     version: String,
     clock: Duration,
-    /// Whether what is written outlasts a crash of the host: fsync and full_page_writes.
+    /// Whether what is written outlasts a crash of the host.
     is_safe: bool,
     synchronous_commit: String,
     standbys: String,

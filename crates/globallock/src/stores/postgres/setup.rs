@@ -108,7 +108,8 @@ fn judge(facts: &Facts, schema: &str, durability: Durability) -> std::result::Re
         (false, _) => Err(Failure::new(
             Kind::NotSetUp,
             format!(
-                "the schema {schema} has no tables of globallock: run `globallock setup` once for this address"
+                "the schema {schema} has no tables of globallock: run `globallock setup` once for this \
+                 address"
             ),
         )),
         (true, Some(VERSION)) if !facts.has_functions => Err(Failure::new(

@@ -15,9 +15,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::config::{Config, Listen};
-use super::failure::{Failure, Kind};
+use super::failure::{CLOSED, Failure, Kind};
 use super::pool::Pool;
-use super::server::{Event, Events, Opened};
+use super::server::{Event, Events, Facts, Opened};
 use crate::backend::StoreNoticeKind;
 use crate::stores::notices::StoreNotices;
 use crate::stores::transport::IN_TIME;
@@ -122,7 +122,8 @@ impl Connection {
     }
 
     /// What is known of the server and of the way to it, while there is a connection.
-    pub(super) fn facts(&self) -> Option<super::server::Facts> {
+    #[allow(dead_code, reason = "for those who examine the store")]
+    pub(super) fn facts(&self) -> Option<Facts> {
         self.state.borrow().live.as_ref().map(|live| live.opened.facts.clone())
     }
 
@@ -309,19 +310,20 @@ impl Connection {
             Listen::At(place) => {
                 let of_ear =
                     |failure: Failure| failure.of_host(&format!("the option listen: {}", place.shown()));
-                let ear = Arc::new(self.config.open(place, &events).await.map_err(of_ear)?);
+                let ear = Arc::new(self.config.open(place, None, &events).await.map_err(of_ear)?);
                 let listens = self.listen_on(&ear).await.map_err(of_ear)?;
                 (Some(ear), listens)
             }
         };
-        // One of them may have ended meanwhile, which nobody would notice later.
-        if opened.is_closed() || ear.as_ref().is_some_and(|ear| ear.is_closed()) {
-            return Err(Failure::new(Kind::Disconnected, "the server has closed the connection"));
-        }
+        let live = Live { number, since: Instant::now(), listens, opened, ear };
         self.state.send_modify(|state| {
-            let live = Some(Live { number, since: Instant::now(), listens, opened, ear });
+            let live = Some(live.clone());
             *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
         });
+        // One of them may have ended before it was the current one, which nobody else notices.
+        if live.opened.is_closed() || live.ear.is_some_and(|ear| ear.is_closed()) {
+            self.give_up(number, Failure::new(Kind::Disconnected, CLOSED));
+        }
         Ok(())
     }
 
@@ -363,17 +365,6 @@ impl Connection {
 
     fn is_current(&self, number: u64) -> bool {
         self.state.borrow().live.as_ref().is_some_and(|live| live.number == number)
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // The last clone of a connection that listens ends with the one that does requests.
-        if let Some(ear) = &self.ear
-            && Arc::strong_count(ear) == 1
-        {
-            ear.abort();
-        }
     }
 }
 

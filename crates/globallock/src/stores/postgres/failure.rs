@@ -1,5 +1,6 @@
 //! Turns what PostgreSQL, poolers and the client report into this crate's errors.
 
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use tokio_postgres::error::DbError;
@@ -88,7 +89,11 @@ impl Failure {
 
     /// The same failure, met at one of several servers.
     pub(super) fn of_host(self, host: &str) -> Self {
-        Failure { reason: format!("{host}: {}", self.reason), ..self }
+        let reason = match self.reason.as_str() {
+            STANDBY => format!("{host}: it is a read-only standby, and no other of the servers takes writes"),
+            reason => format!("{host}: {reason}"),
+        };
+        Failure { reason, ..self }
     }
 
     /// Why none of several servers could be used. What may heal at one of them may heal; what cannot is told
@@ -138,6 +143,8 @@ fn quoted(name: &str) -> String {
     }
 }
 
+/// What is told of a connection that has ended without a word.
+pub(super) const CLOSED: &str = "the server has closed the connection";
 /// How a failure begins that a missing password causes, before it is known where one is looked for.
 const WANTS_PASSWORD: &str = "it wants a password";
 
@@ -312,12 +319,15 @@ fn judge_client(error: &tokio_postgres::Error) -> (Kind, String) {
     let text = error.to_string();
     let cause = causes(error).last().map(ToString::to_string).unwrap_or_default();
     let cause = printable(&cause);
-    if error.is_closed() {
-        return (Kind::Disconnected, "the server has closed the connection".to_owned());
-    }
-    let is_io = |cause: &(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
-    if causes(error).skip(1).any(is_io) && !text.contains("parsing") {
-        return (Kind::Disconnected, format!("no connection: {cause}"));
+    let io = causes(error).skip(1).find_map(|cause| cause.downcast_ref::<io::Error>());
+    let io = io.filter(|_| !text.contains("parsing"));
+    match io.map(io::Error::kind) {
+        None if error.is_closed() => return (Kind::Disconnected, CLOSED.to_owned()),
+        Some(ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            return (Kind::Disconnected, CLOSED.to_owned());
+        }
+        Some(_) => return (Kind::Disconnected, format!("no connection: {cause}")),
+        None => {}
     }
     match text.as_str() {
         "invalid configuration" if cause.contains("password missing") => {

@@ -94,6 +94,7 @@ impl Drop for Busy {
                 && let Some(connection) = connection.upgrade()
             {
                 connection.lose(&live, &opened, timed_out());
+                connection.config().cancel(&opened).await;
             }
             free(&opened, &freed);
         });
@@ -176,7 +177,7 @@ async fn open(connection: Weak<Connection>, first: Arc<Opened>, generation: u64)
                 freed.notify_waiters();
             }
         });
-        let opened = connection.config().open(&first.place, &events).await;
+        let opened = connection.config().open(&first.place, first.address, &events).await;
         let mut members = connection.pool.members.lock();
         match opened {
             Ok(opened) if members.generation == generation => members.opened.push(Arc::new(opened)),

@@ -1,12 +1,15 @@
 //! One connection to the server that takes writes: to the first of the servers of an address that does.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::net::lookup_host;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -14,10 +17,10 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use super::config::{Config, Place};
-use super::failure::{Failure, Kind, STANDBY};
+use super::failure::{CLOSED, Failure, Kind, STANDBY};
 use super::login::Tried;
 use super::tls::{NO_TLS, Security, Unsafe, Way};
-use crate::stores::transport::{Heard, IN_TIME, Stream, Transport};
+use crate::stores::transport::{Heard, IN_TIME, Stream, Transport, Unreached};
 use crate::sync::{Instant, Mutex, now};
 
 /// How long one server may take before the next one is tried beside it.
@@ -35,6 +38,8 @@ const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('server_version
 pub(super) struct Opened {
     pub(super) client: Client,
     pub(super) place: Place,
+    /// The address of its host, if that has several.
+    pub(super) address: Option<SocketAddr>,
     way: Way,
     pub(super) facts: Facts,
     driver: AbortHandle,
@@ -99,7 +104,8 @@ impl Config {
     /// How long it may take until a connection is there or a try has failed, without what is asked then. A
     /// password that is outside of the address is read before, and again after it was refused.
     pub(super) fn longest_try(&self) -> Duration {
-        let later = NEXT * u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX);
+        // Most hosts have one address or two.
+        let later = NEXT * u32::try_from(2 * self.places.len() - 1).unwrap_or(u32::MAX);
         later + self.limit + 2 * self.login.takes(self.limit)
     }
 
@@ -111,22 +117,32 @@ impl Config {
     /// A dropped call leaves no connection behind.
     pub(super) async fn connect(&self, events: &Events) -> Result<Opened, Failure> {
         let (mut tries, mut failures) = (FuturesUnordered::new(), Vec::new());
-        let mut rest = self.places.iter().enumerate();
+        let (mut places, mut rest) = (self.places.iter(), VecDeque::new());
+        let mut count = 0..;
         loop {
-            if let Some((index, place)) = rest.next() {
-                tries.push(async move { (index, place, self.open(place, events).await) });
+            if rest.is_empty()
+                && let Some(place) = places.next()
+            {
+                match addresses(place, self.limit).await {
+                    Ok(addresses) => rest.extend(addresses.into_iter().map(|address| (place, address))),
+                    Err(failure) => {
+                        failures.extend(count.next().map(|index| (index, self.at(place, failure))));
+                    }
+                }
             }
+            let (next, index) = (rest.pop_front(), count.next());
+            if let (Some((place, address)), Some(index)) = (next, index) {
+                tries.push(async move { (index, place, self.open(place, address, events).await) });
+            }
+            let has_more = !rest.is_empty() || places.len() > 0;
             tokio::select! {
                 tried = tries.next() => match tried {
                     Some((_, _, Ok(opened))) => return Ok(opened),
-                    Some((index, place, Err(failure))) => {
-                        let is_one_of_many = self.places.len() > 1;
-                        let failure = if is_one_of_many { failure.of_host(&place.shown()) } else { failure };
-                        failures.push((index, failure));
-                    }
+                    Some((index, place, Err(failure))) => failures.push((index, self.at(place, failure))),
+                    None if has_more => {}
                     None => break,
                 },
-                () = sleep(NEXT), if rest.len() > 0 => {}
+                () = sleep(NEXT), if has_more => {}
             }
         }
         failures.sort_by_key(|(index, _)| *index);
@@ -134,11 +150,22 @@ impl Config {
         Err(Failure::of_all(&failures))
     }
 
-    /// Connects to one server and logs in, with the password as it is now.
+    /// A failure, with the server at which it was met if there are several.
+    fn at(&self, place: &Place, failure: Failure) -> Failure {
+        if self.places.len() > 1 { failure.of_host(&place.shown()) } else { failure }
+    }
+
+    /// Connects to one server and logs in, with the password as it is now. If its host has several addresses,
+    /// `address` is the one that is meant.
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
-    pub(super) async fn open(&self, place: &Place, events: &Events) -> Result<Opened, Failure> {
+    pub(super) async fn open(
+        &self,
+        place: &Place,
+        address: Option<SocketAddr>,
+        events: &Events,
+    ) -> Result<Opened, Failure> {
         let tried = self.login.read(place, &self.database, self.limit).await?;
         let opened = timeout(self.limit, async {
             let ways = match place {
@@ -148,7 +175,7 @@ impl Config {
             };
             let mut first = None;
             for way in ways {
-                match self.open_by(*way, place, &tried, events).await {
+                match self.open_by(*way, (place, address), &tried, events).await {
                     Ok(opened) => return Ok(opened),
                     Err((failure, true)) => _ = first.get_or_insert(failure),
                     Err((failure, false)) => return Err(first.unwrap_or(failure)),
@@ -171,11 +198,11 @@ impl Config {
     async fn open_by(
         &self,
         way: Way,
-        place: &Place,
+        (place, address): (&Place, Option<SocketAddr>),
         tried: &Tried,
         events: &Events,
     ) -> Result<Opened, (Failure, bool)> {
-        let stream = self.dial(place).await.map_err(|failure| (failure, false))?;
+        let stream = self.dial(place, address).await.map_err(|failure| (failure, false))?;
         let (heard, connected_in) = (stream.heard(), stream.connected_in());
         let greeting = Box::pin(self.greet(way, place, stream, tried));
         let greeted = match place {
@@ -188,7 +215,7 @@ impl Config {
         };
         match greeted {
             Ok(greeted) => {
-                let opened = self.begin(way, place, greeted, events).await;
+                let opened = self.begin(way, (place, address), greeted, events).await;
                 opened.map_err(|failure| (failure, false))
             }
             Err(Ungreeted::Tls(Unsafe::Io(error), heard)) => {
@@ -209,10 +236,13 @@ impl Config {
     }
 
     /// Connects to a server, and says nothing yet.
-    async fn dial(&self, place: &Place) -> Result<Stream, Failure> {
-        Ok(match place {
-            Place::Tcp(host, port) => self.transport.connect(host, *port).await?,
-            Place::Unix(..) => Transport::connect_unix(&place.socket()).await?,
+    async fn dial(&self, place: &Place, address: Option<SocketAddr>) -> Result<Stream, Failure> {
+        Ok(match (place, address) {
+            (Place::Tcp(..), Some(address)) => {
+                self.transport.connect(&address.ip().to_string(), address.port()).await?
+            }
+            (Place::Tcp(host, port), None) => self.transport.connect(host, *port).await?,
+            (Place::Unix(..), _) => Transport::connect_unix(&place.socket()).await?,
         })
     }
 
@@ -248,7 +278,7 @@ impl Config {
     async fn begin(
         &self,
         way: Way,
-        place: &Place,
+        (place, address): (&Place, Option<SocketAddr>),
         (client, mut connection, heard, is_encrypted): Greeted,
         events: &Events,
     ) -> Result<Opened, Failure> {
@@ -273,12 +303,13 @@ impl Config {
                 ended = drive => ended,
                 () = async { let _ = dropped.await; sleep(LAST).await } => return,
             };
-            let closed = || Failure::new(Kind::Disconnected, "the server has closed the connection");
+            let closed = || Failure::new(Kind::Disconnected, CLOSED);
             events(Event::Closed(ended.map_or_else(closed, Failure::from)));
         });
         let mut opened = Opened {
             client,
             place: place.clone(),
+            address,
             way,
             facts: Facts { version: 0, is_pooled: false, is_explicit: false, is_encrypted },
             driver: driver.abort_handle(),
@@ -353,11 +384,28 @@ impl Config {
     pub(super) async fn cancel(&self, opened: &Opened) {
         let _ = timeout(self.limit, async {
             let host = if let Place::Tcp(host, _) = &opened.place { host } else { "" };
-            let stream = self.dial(&opened.place).await.ok()?;
+            let stream = self.dial(&opened.place, opened.address).await.ok()?;
             let (stream, _) = self.security.begin(opened.way, host, stream).await.ok()?;
             opened.client.cancel_token().cancel_query_raw(stream, NoTls).await.ok()
         })
         .await;
+    }
+}
+
+/// The addresses of a server's host, if there are several. They may be those of a primary and its standbys.
+async fn addresses(place: &Place, limit: Duration) -> Result<Vec<Option<SocketAddr>>, Failure> {
+    let Place::Tcp(host, port) = place else { return Ok(vec![None]) };
+    match timeout(limit, lookup_host((host.as_str(), *port))).await {
+        Ok(Ok(found)) => {
+            let found: Vec<_> = found.map(Some).collect();
+            Ok(if found.len() > 1 { found } else { vec![None] })
+        }
+        // The connection fails for the same reason, and tells it.
+        Ok(Err(_)) => Ok(vec![None]),
+        Err(_) => {
+            let reason = format!("no connection: cannot find {host:?} in time");
+            Err(Unreached::NotThere(reason).into())
+        }
     }
 }
 

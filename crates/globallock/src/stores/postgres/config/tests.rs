@@ -137,7 +137,10 @@ fn an_address_that_is_not_meant_so_is_refused_with_what_it_needs() {
         ("postgres://u:p@h?password_file=/x", "more than one password"),
         ("postgres://u@h?service=x", "there is no service of the name"),
         ("postgres://u@h?dbname=x", "the database is the path"),
-        ("postgres://u@h?colour=red", "known are: schema, prefix, timeout, durability, connections, listen"),
+        (
+            "postgres://u@h?colour=red",
+            "known are: schema, prefix, timeout, durability, setup, connections, listen",
+        ),
     ] {
         let refused = refusal(text);
         assert!(refused.contains(remedy), "{text}: {refused}");
@@ -147,8 +150,8 @@ fn an_address_that_is_not_meant_so_is_refused_with_what_it_needs() {
 #[test]
 fn a_service_says_what_the_address_leaves_open() {
     let directory = tempfile::tempdir().unwrap();
-    let text = "# services\n[other]\nhost=x\n\n[mine]\nhost = h1,h2\nport=7,8\ndbname=d\nuser=u\npassword=pw\n\
-                sslmode=disable\n# more\nconnect_timeout=9\n[mine]\nuser=later\n";
+    let text = "# services\n[other]\nhost=x\n\n[mine]\nhost = h1,h2\nport=7,8\ndbname=d\nuser=u\n\
+                password=pw\nsslmode=disable\n# more\nconnect_timeout=9\n[mine]\nuser=later\n";
     std::fs::write(directory.path().join("pg_service.conf"), text).unwrap();
     let known = SERVICES.get_or_init(|| directory.path().to_owned());
     assert_eq!(known, directory.path());

@@ -141,7 +141,11 @@ fn of_several_servers_the_one_that_says_most_is_heard() {
     let denied = Failure::new(Kind::PermissionDenied, "wrong");
     for (failures, kind, reason) in [
         (vec![away.clone(), silent.clone()], Kind::Disconnected, "silent"),
-        (vec![away.clone(), standby.clone()], Kind::Disconnected, "h2:5432: it is a read-only standby"),
+        (
+            vec![away.clone(), standby.clone()],
+            Kind::Disconnected,
+            "h2:5432: it is a read-only standby, and no other",
+        ),
         (vec![away.clone(), denied.clone()], Kind::Disconnected, "wrong"),
         (vec![denied], Kind::PermissionDenied, "wrong"),
         (vec![], Kind::Disconnected, "no server"),

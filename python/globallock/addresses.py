@@ -255,8 +255,8 @@ _ETCD = "prefix timeout interop password_file password_command"
 _ZOOKEEPER = "prefix naming auth acl timeout password_file password_command"
 
 _POSTGRES = (
-    "schema prefix timeout durability connections listen setup host port dbname user passfile service application_name "
-    "target_session_attrs connect_timeout sslmode sslrootcert sslcert sslkey channel_binding password_file "
+    "schema prefix timeout durability connections listen setup host port user passfile service "
+    "application_name target_session_attrs connect_timeout sslmode sslrootcert sslcert sslkey channel_binding password_file "
     "password_command"
 )
 

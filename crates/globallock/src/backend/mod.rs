@@ -285,7 +285,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Makes what the store needs before it can hold locks, such as tables, or brings it to this version; says
+    /// Makes what the store needs before it can hold locks, such as tables, or brings it to this version. Says
     /// what was done. A store that needs nothing keeps this default.
     ///
     /// # Cancel safety

@@ -107,10 +107,102 @@ enum Remedy {
     Database,
 }
 
+/// What to write in the addresses of PostgreSQL, whose options are those of libpq.
+const OF_POSTGRES: &[(&[&str], &str)] = &[
+    (&["db", "database", "dbname", "databasename"], "the database is the path, as in postgres://host/app"),
+    (&["currentschema", "searchpath", "namespace"], "write schema=NAME, which is that of the locks"),
+    (&["hostaddr", "server", "servername"], "write the address as the host"),
+    (
+        &["ssl", "tls", "usessl", "secure", "requiressl", "encrypt"],
+        "write sslmode=require, or sslmode=verify-full, which also checks who the server is",
+    ),
+    (
+        &[
+            "sslcacerts",
+            "sslca",
+            "sslcapath",
+            "tlsca",
+            "ca",
+            "cacert",
+            "cacerts",
+            "cafile",
+            "tlscacert",
+            "trustedcafile",
+            "rootcert",
+            "servercertificate",
+        ],
+        "write sslmode=verify-full with sslrootcert=FILE",
+    ),
+    (
+        &[
+            "cert",
+            "sslcertfile",
+            "tlscert",
+            "certfile",
+            "clientcert",
+            "key",
+            "sslkeyfile",
+            "tlskey",
+            "keyfile",
+        ],
+        "write sslcert=FILE and sslkey=FILE",
+    ),
+    (
+        &["sslcertreqs", "sslcheckhostname", "insecure", "trustservercertificate", "verify", "sslverify"],
+        "write sslmode=require, which checks no certificate, or sslmode=verify-full, which does",
+    ),
+    (
+        &["sslpassword"],
+        "a key with a password is not supported: name a file with the key itself by sslkey=FILE",
+    ),
+    (&["sslcrl", "sslcrldir"], "lists of revoked certificates are not supported"),
+    (&["sslnegotiation"], "leave it out: TLS begins as every version of the server knows it"),
+    (
+        &["gssencmode", "krbsrvname", "gsslib", "gssdelegation", "requirepeer", "requireauth"],
+        "it is not supported: only passwords, certificates, and what the server trusts",
+    ),
+    (
+        &["poolsize", "maxpoolsize", "maxconnections", "poolmaxconns", "maxoverflow", "minpoolsize", "pool"],
+        "write connections=4, which are the most that a store opens",
+    ),
+    (
+        &["statementtimeout", "locktimeout", "idleintransactionsessiontimeout"],
+        "write timeout=2s, after which a request is cancelled",
+    ),
+    (
+        &[
+            "clientencoding",
+            "fallbackapplicationname",
+            "keepalives",
+            "keepalivesidle",
+            "keepalivesinterval",
+            "keepalivescount",
+            "tcpusertimeout",
+            "sslcompression",
+            "sslsni",
+            "loadbalancehosts",
+            "sslminprotocolversion",
+            "sslmaxprotocolversion",
+            "preparethreshold",
+            "pgbouncer",
+            "replication",
+            "statementcachesize",
+            "statementcachecapacity",
+            "preparedstatementcachesize",
+        ],
+        "leave it out, since nothing here depends on it",
+    ),
+];
+
 /// What to write in place of an option that the addresses of a scheme do not have.
 pub(super) fn of(option: &str, scheme: &str) -> Option<String> {
     let plain: String =
         option.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    if matches!(scheme, "postgres" | "postgresql")
+        && let Some((_, remedy)) = OF_POSTGRES.iter().find(|(names, _)| names.contains(&plain.as_str()))
+    {
+        return Some((*remedy).to_owned());
+    }
     let (_, remedy) = TRANSLATED.iter().find(|(names, _)| names.contains(&plain.as_str()))?;
     let (store, way) = scheme.split_once('+').map_or((scheme, None), |(store, way)| (store, Some(way)));
     let is_redis = matches!(store, "redis" | "rediss" | "valkey" | "valkeys");
@@ -179,6 +271,14 @@ mod tests {
             ("password", "zookeeper", Some("user:password@host")),
             ("decode_responses", "redis", Some("leave it out")),
             ("colour", "redis", None),
+            ("dbname", "postgres", Some("the database is the path")),
+            ("ssl", "postgresql", Some("write sslmode=require")),
+            ("ca", "postgres", Some("sslrootcert=FILE")),
+            ("pool_size", "postgres", Some("write connections=4")),
+            ("socket_timeout", "postgres", Some("write timeout=2s")),
+            ("keepalives_idle", "postgres", Some("leave it out")),
+            ("password", "postgres", Some("user:password@host")),
+            ("colour", "postgres", None),
         ] {
             let found = of(option, scheme);
             match remedy {

@@ -177,7 +177,7 @@ impl Config {
             timeout,
             durability,
             sets_up,
-            shown: address.to_string(),
+            shown: shown(address),
             transport: Transport::plain(&address.scheme, &POSTGRES),
             security,
             places,
@@ -199,6 +199,12 @@ impl Config {
     pub(super) fn error(&self, failure: Failure) -> Error {
         failure.into_error_of(&self.shown, &self.schema, &self.login.user)
     }
+}
+
+/// An address without secrets. Without hosts it has its slashes nevertheless, as everybody writes it.
+fn shown(address: &Address) -> String {
+    let shown = address.to_string();
+    if address.hosts.is_empty() { shown.replacen(':', "://", 1) } else { shown }
 }
 
 const OPTIONS: &[&str] = &[
@@ -362,3 +368,6 @@ fn decoded(address: &Address, host: &str) -> Result<String> {
         _ => Err(address.wrong(format!("{:?} is no name of a host", without_secret(host)))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,8 +36,8 @@ pub(super) enum Kind {
 }
 
 /// What is told of a server that takes no writes.
-pub(super) const STANDBY: &str = "it is a read-only standby: name the primary, or all servers in one address, \
-                                  as in <scheme>://h1,h2/database";
+pub(super) const STANDBY: &str = "it is a read-only standby: name the primary, or all servers in one \
+                                  address, as in <scheme>://h1,h2/database";
 
 impl Failure {
     pub(super) fn new(kind: Kind, reason: impl Into<String>) -> Self {
@@ -124,11 +124,7 @@ impl Failure {
     /// The reason in the words of this address: its schema, its user, and its scheme.
     pub(super) fn reason_of(&self, store: &str, schema: &str, user: &str) -> String {
         let scheme = store.split(':').next().unwrap_or_default();
-        self.reason
-            .replace("<address>", store)
-            .replace("<schema>", schema)
-            .replace("<user>", &quoted(user))
-            .replace("<scheme>", scheme)
+        self.reason.replace("<schema>", schema).replace("<user>", &quoted(user)).replace("<scheme>", scheme)
     }
 }
 
@@ -170,8 +166,12 @@ impl From<Unreached> for Failure {
 
 /// What an error of the server, or of a pooler, means.
 fn judge(told: &DbError) -> (Kind, String) {
-    let message = printable(told.message());
-    let (kind, reason) = match told.code().code() {
+    judged(told.code().code(), told.message())
+}
+
+fn judged(code: &str, message: &str) -> (Kind, String) {
+    let message = printable(message);
+    let (kind, reason) = match code {
         "28P01" => (Kind::PermissionDenied, "the user name or the password is wrong"),
         "28000" => return (Kind::PermissionDenied, refused_login(&message)),
         "3D000" => (
@@ -179,7 +179,8 @@ fn judge(told: &DbError) -> (Kind, String) {
             "it has no database of that name: check the path of the address, or create the database",
         ),
         "3F000" | "42P01" | "42883" => {
-            let text = "its schema <schema> is not set up for this version: run `globallock setup <address>`";
+            let text = "its schema <schema> is not set up for this version: run `globallock setup` with the \
+                        whole address";
             return (Kind::NotSetUp, format!("{text} ({message})"));
         }
         "42501" => return (Kind::PermissionDenied, lacks(&message)),
@@ -215,8 +216,7 @@ fn judge(told: &DbError) -> (Kind, String) {
              sessions or transactions, not statements",
         ),
         // What this store's own functions tell is complete.
-        "GL001" => return (Kind::FailedPrecondition, message),
-        "GL002" => return (Kind::FailedPrecondition, message),
+        "GL001" | "GL002" => return (Kind::FailedPrecondition, message),
         "08P01" => return judge_pooler(&message),
         "25P02" | "25P03" | "57P04" | "57P05" => {
             return (Kind::Disconnected, format!("it closed the connection ({message})"));
@@ -271,7 +271,7 @@ fn lacks(message: &str) -> String {
         "function" | "routine" => "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA <schema> TO <user>",
         "database" => {
             "GRANT CREATE ON DATABASE to whoever sets it up, or let its owner run \
-             `globallock setup <address>`"
+             `globallock setup` with the whole address"
         }
         _ => return format!("the user lacks a right ({message})"),
     };
@@ -297,8 +297,8 @@ fn judge_pooler(message: &str) -> (Kind, String) {
             "the pooler refuses a parameter: add it to ignore_startup_parameters in its configuration";
         (Kind::FailedPrecondition, format!("{reason} ({message})"))
     } else if has("query_wait_timeout") {
-        let reason = "the pooler had no connection to the server for so long: raise its default_pool_size, or \
-                      look for what keeps its connections";
+        let reason = "the pooler had no connection to the server for so long: raise its default_pool_size, \
+                      or look for what keeps its connections";
         (Kind::Disconnected, format!("{reason} ({message})"))
     } else if has("server login has been failing") || has("cannot connect to server") || has("server down") {
         (Kind::Disconnected, format!("the pooler cannot connect to the server behind it ({message})"))
@@ -315,7 +315,8 @@ fn judge_client(error: &tokio_postgres::Error) -> (Kind, String) {
     if error.is_closed() {
         return (Kind::Disconnected, "the server has closed the connection".to_owned());
     }
-    if causes(error).skip(1).any(|cause| cause.is::<std::io::Error>()) && !text.contains("parsing") {
+    let is_io = |cause: &(dyn std::error::Error + 'static)| cause.is::<std::io::Error>();
+    if causes(error).skip(1).any(is_io) && !text.contains("parsing") {
         return (Kind::Disconnected, format!("no connection: {cause}"));
     }
     match text.as_str() {
@@ -338,3 +339,6 @@ fn judge_client(error: &tokio_postgres::Error) -> (Kind, String) {
         _ => (Kind::FailedPrecondition, format!("the client failed: {text} ({cause})")),
     }
 }
+
+#[cfg(test)]
+mod tests;

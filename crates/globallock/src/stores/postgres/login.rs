@@ -36,15 +36,12 @@ pub(super) struct Tried {
 impl Login {
     pub(super) fn new(address: &mut Address, settings: &mut Settings) -> Result<Self> {
         let user = address.user.clone().or(settings.of_service("user"));
-        let user = match user.or_else(|| user_of_system(settings.surroundings())) {
-            Some(user) => user,
-            None => {
-                let reason = format!(
-                    "it names no user, and this process has none with a name: write {}://user@host",
-                    address.scheme
-                );
-                return Err(address.wrong(reason));
-            }
+        let Some(user) = user.or_else(|| user_of_system(settings.surroundings())) else {
+            let reason = format!(
+                "it names no user, and this process has none with a name: write {}://user@host",
+                address.scheme
+            );
+            return Err(address.wrong(reason));
         };
         let passfile = settings.take(address, "passfile");
         let passfile = Passfile::new(passfile, settings.surroundings());
@@ -141,4 +138,17 @@ fn user_in(text: &str, id: u32) -> Option<String> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_number_is_in_the_list_of_users() {
+        let list = "root:x:0:0:root:/root:/bin/sh\n\n:x:5:\nbad\napp:x:1000:1000::/:/bin/sh\n";
+        for (id, name) in [(0, Some("root")), (1000, Some("app")), (5, None), (7, None)] {
+            assert_eq!(user_in(list, id).as_deref(), name, "{id}");
+        }
+    }
 }

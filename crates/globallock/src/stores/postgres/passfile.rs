@@ -117,3 +117,67 @@ fn field(line: &str) -> Option<(String, bool, Option<&str>)> {
     let raw = &line[..end.unwrap_or(line.len())];
     Some((field, raw == "*", end.map(|end| &line[end + 1..])))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn password(text: &str, place: &Place) -> Option<String> {
+        password_in(text, &wanted(place, "d", "u"))
+    }
+
+    #[test]
+    fn the_first_line_that_fits_has_the_password() {
+        let place = Place::Tcp("h".to_owned(), 5432);
+        for (text, found) in [
+            ("h:5432:d:u:pw", Some("pw")),
+            ("*:*:*:*:pw", Some("pw")),
+            ("h:5432:d:u:pw:more", Some("pw")),
+            ("h:5432:d:u:p\\:w\\\\x", Some("p:w\\x")),
+            ("h:5432:d:u:p w ", Some("p w ")),
+            ("other:*:*:*:no\nh:*:*:*:pw\n*:*:*:*:later", Some("pw")),
+            ("#h:5432:d:u:pw", None),
+            ("h:1:d:u:pw", None),
+            ("h:5432:x:u:pw", None),
+            ("h:5432:d:x:pw", None),
+            ("\\*:*:*:*:pw", None),
+            ("h:5432:d:u", None),
+            ("h:5432:d:u:", None),
+            ("h", None),
+            ("", None),
+        ] {
+            assert_eq!(password(text, &place).as_deref(), found, "{text:?}");
+        }
+        let colons = Place::Tcp("::1".to_owned(), 7);
+        assert_eq!(password("\\:\\:1:7:*:*:pw", &colons).as_deref(), Some("pw"));
+        let usual = Place::Unix("/var/run/postgresql".into(), 5432);
+        assert_eq!(password("localhost:5432:*:*:pw", &usual).as_deref(), Some("pw"));
+        let other = Place::Unix("/x".into(), 5432);
+        assert_eq!(password("localhost:*:*:*:no\n/x:*:*:*:pw", &other).as_deref(), Some("pw"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_others_may_read_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pgpass");
+        std::fs::write(&path, "*:*:*:*:QQQ").unwrap();
+        let surroundings = Surroundings { variable: |_| None };
+        let passfile = Passfile::new(Some(path.display().to_string()), &surroundings);
+        let place = Place::Tcp("h".to_owned(), 5432);
+        for (mode, is_read) in [(0o600, true), (0o640, false), (0o604, false), (0o400, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            match passfile.find(&place, "d", "u", Duration::from_secs(60)).await {
+                Found::Password(password) => assert!(is_read && password == "QQQ", "{mode:o}"),
+                Found::Unread(why) => assert!(!is_read && why.contains("run chmod 600"), "{mode:o}: {why}"),
+                Found::Nothing => panic!("{mode:o}"),
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(passfile.find(&place, "d", "u", Duration::from_secs(60)).await == Found::Nothing);
+        std::fs::create_dir(&path).unwrap();
+        let found = passfile.find(&place, "d", "u", Duration::from_secs(60)).await;
+        assert!(matches!(found, Found::Unread(why) if why == "it is no regular file"));
+    }
+}

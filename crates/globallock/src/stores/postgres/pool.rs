@@ -113,7 +113,7 @@ impl Connection {
     /// # Cancel safety
     /// Nothing is lost: a connection that is being opened is there for the next request.
     pub(super) async fn take(self: &Arc<Self>, live: &Live) -> Busy {
-        let mut waits_until = None;
+        let (until, mut has_opened) = (now() + self.config().timeout, false);
         loop {
             let freed = self.pool.freed.notified();
             {
@@ -124,11 +124,12 @@ impl Connection {
                 let fewest = || all().min_by_key(|opened| opened.busy.load(Ordering::Relaxed));
                 let may_open = members.opened.len() + members.opening < self.pool.most
                     && members.refused_until.is_none_or(|until| until <= now());
-                let taken = match (idle, waits_until) {
-                    (Some(idle), _) => Some(idle),
-                    (None, None) if may_open => None,
-                    (None, Some(until)) if members.opening > 0 && now() < until => None,
-                    (None, _) => fewest(),
+                // To queue now might be to wait for a request that is blocked there.
+                let waits = members.opening > 0 && now() < until;
+                let taken = match idle {
+                    Some(idle) => Some(idle),
+                    None if waits || may_open && !has_opened => None,
+                    None => fewest(),
                 };
                 if let Some(opened) = taken {
                     opened.busy.fetch_add(1, Ordering::Relaxed);
@@ -140,8 +141,8 @@ impl Connection {
                         is_answered: false,
                     };
                 }
-                if waits_until.is_none() {
-                    waits_until = Some(now() + self.config().timeout);
+                if may_open && !has_opened {
+                    has_opened = true;
                     members.opening += 1;
                     tokio::spawn(open(Arc::downgrade(self), Arc::clone(&live.opened), members.generation));
                 }

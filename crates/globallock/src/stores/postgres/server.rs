@@ -375,3 +375,25 @@ fn process_in(mut greeting: &[u8]) -> Option<i32> {
         greeting = rest.get(length..)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_that_serves_is_told_in_the_greeting() {
+        let message = |kind: u8, body: &[u8]| {
+            let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+            [&[kind], &length[..], body].concat()
+        };
+        let key = message(b'K', &[0, 0, 1, 2, 9, 9, 9, 9]);
+        let greeting =
+            [message(b'R', &[0; 4]), message(b'S', b"a\0K\0"), key.clone(), message(b'Z', b"I")].concat();
+        assert_eq!(process_in(&greeting), Some(258));
+        for length in 0..key.len() - 4 {
+            assert_eq!(process_in(&key[..length]), None, "{length}");
+        }
+        assert_eq!(process_in(&message(b'R', &[0; 4])), None);
+        assert_eq!(process_in(&[b'S', 0xff, 0xff, 0xff, 0xff, 0]), None);
+    }
+}

@@ -137,3 +137,27 @@ fn service_in(text: &str, name: &str, file: &Path) -> Result<Option<BTreeMap<Str
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_a_section_of_a_file() {
+        let file = Path::new("/x/pg_service.conf");
+        let of = |text: &str| service_in(text, "mine", file);
+        assert_eq!(of("").unwrap(), None);
+        assert_eq!(of("[other]\nhost=h").unwrap(), None);
+        assert_eq!(of("[mine]").unwrap(), Some(BTreeMap::new()));
+        let settings =
+            of("[a]\nx\n[mine]\n host = h \n#port=1\nhost=later\n[b]\ncolour=red").unwrap().unwrap();
+        assert_eq!(settings, BTreeMap::from([("host".to_owned(), "h".to_owned())]));
+        for (text, reason) in [
+            ("[mine]\nhost", "/x/pg_service.conf, line 2: what a service has are lines"),
+            ("[mine]\n\ncolour=red", "line 3: this store does not know the setting \"colour\""),
+        ] {
+            let refused = of(text).unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+}

@@ -23,8 +23,8 @@ const OPTIONS: Options = Options {
 };
 
 /// What is told of a server without TLS where it is required.
-pub(super) const NO_TLS: &str = "it speaks no TLS, which the option sslmode asks for: turn ssl on in its configuration, \
-                                 or write sslmode=prefer";
+pub(super) const NO_TLS: &str = "it speaks no TLS, which the option sslmode asks for: turn ssl on in its \
+                                 configuration, or write sslmode=prefer";
 
 /// How the connections of one address are encrypted.
 pub(super) struct Security {

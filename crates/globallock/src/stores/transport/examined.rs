@@ -121,8 +121,10 @@ pub(super) async fn answer_at(host: &str, port: u16, may_speak_both: bool) -> Op
     let ask = |question: &'static [u8]| async move { (question, answer_to(host, port, question).await) };
     let mut asked: FuturesUnordered<_> = QUESTIONS.into_iter().map(ask).collect();
     let (mut most, mut is_slow_with_tls): (Option<Answered>, _) = (None, may_speak_both);
+    let mut may_be_postgres = true;
     while let Some((question, (answer, is_over))) = asked.next().await {
         is_slow_with_tls &= !(question == QUESTIONS[0] && is_over);
+        may_be_postgres &= question != MAY_TLS_BEGIN;
         if answer.is_empty() {
             continue;
         }
@@ -133,12 +135,15 @@ pub(super) async fn answer_at(host: &str, port: u16, may_speak_both: bool) -> Op
             // A server of HTTP with TLS answers so too.
             Some(Speech::Http | Speech::HttpUnavailable) => 1,
             Some(Speech::Tls) => 3,
+            // From version 17 on, it answers TLS by TLS too.
+            Some(Speech::Postgres) => 4,
             Some(_) => 2,
         };
         if most.as_ref().is_none_or(|most| tells(most.speech) < tells(speech)) {
             most = Some(Answered { speech, may_ask_for_tls, is_slow_with_tls });
         }
-        if tells(speech) > 1 && !is_slow_with_tls {
+        let is_doubtful = speech == Some(Speech::Tls) && may_be_postgres;
+        if tells(speech) > 1 && !is_slow_with_tls && !is_doubtful {
             break;
         }
     }

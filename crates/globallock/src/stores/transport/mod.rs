@@ -269,8 +269,6 @@ impl Transport {
         let is_own = |own: Speech, speech| own == speech || is_http(own) && is_http(speech);
         match (speech, &self.tls) {
             (Some(Speech::Tls), Some(_)) | (None, None) => None,
-            // From version 17 on, PostgreSQL answers so too.
-            (Some(Speech::Tls), None) if self.expected.speech == Speech::Postgres => None,
             (_, Some(_)) if may_ask_for_tls => None,
             (Some(speech), Some(_)) if is_own(self.expected.speech, speech) && is_slow_with_tls => None,
             (Some(speech), None) if is_own(self.expected.speech, speech) => None,

@@ -155,6 +155,7 @@ async fn a_server_that_is_silent_is_asked_what_it_is_while_its_greeting_is_await
             b"HTTP/1.0 200 OK\r\n\r\n{\"etcdserver\":1}",
             "it is an etcd server: write etcd://",
         ),
+        (&[0, 0, 0, 8], b"N", "it is a PostgreSQL server: write postgres://"),
         (&[0x16, 3], &[0x15, 3, 3, 0, 2, 2, 70], "it speaks TLS at this port: write rediss://"),
     ] {
         let (port, connections) = answering(question, answer).await;

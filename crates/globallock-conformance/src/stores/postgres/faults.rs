@@ -73,7 +73,8 @@ async fn locked(tools: &Tools, draw: Draw) -> Outcome {
 }
 
 /// Changes the owners' user for less than half a lease, and ends all connections from before and from
-/// meanwhile. If it takes effect, the server logs `said`; where that is empty, a connection was made meanwhile.
+/// meanwhile. If it takes effect, the server logs `said`, or, where that is empty, connections are made
+/// meanwhile.
 async fn changed(server: &Postgres, draw: Draw, change: &str, back: &str, said: &str) -> Outcome {
     let tools = server.tools();
     let log = || std::fs::read_to_string(server.log()).unwrap_or_default().matches(said).count();

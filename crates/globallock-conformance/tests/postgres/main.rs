@@ -1,5 +1,6 @@
 //! What only the PostgreSQL store has: its tables, its errors, its connections, and a pooler between.
 
+mod admitting;
 mod connections;
 mod evicting;
 mod failover;

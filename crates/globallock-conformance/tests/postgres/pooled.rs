@@ -35,7 +35,8 @@ async fn a_waiter_is_granted_soon_in_each_mode_of_a_pooler() {
 async fn nothing_listens_through_a_pooler_that_pools_transactions() {
     let server = Postgres::start().unwrap();
     let pooler = Pooler::start(server.port()).unwrap();
-    let managers = join_all((0..5).map(|_| connect_for(&pooler.url(), LEASE))).await;
+    let url = pooler.url();
+    let managers = join_all((0..5).map(|_| connect_for(&url, LEASE))).await;
     for manager in &managers {
         manager.as_ref().unwrap().mutex("a").acquire().await.unwrap().release().await.unwrap();
     }
@@ -44,11 +45,12 @@ async fn nothing_listens_through_a_pooler_that_pools_transactions() {
     assert_eq!(server.sql(listens), "0");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_managers_share_the_few_connections_of_a_pooler() {
     let server = Postgres::start().unwrap();
     let pooler = Pooler::start_with(server.port(), "default_pool_size = 2").unwrap();
-    let managers = join_all((0..20).map(|_| connect_for(&pooler.url(), LEASE))).await;
+    let url = pooler.url();
+    let managers = join_all((0..20).map(|_| connect_for(&url, LEASE))).await;
     let turns = managers.iter().map(|manager| {
         let lock = manager.as_ref().unwrap().mutex("a");
         async move { lock.acquire().await.unwrap().release().await.unwrap() }

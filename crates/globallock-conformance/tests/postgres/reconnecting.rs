@@ -72,9 +72,10 @@ async fn a_server_that_is_down_is_not_flooded_with_connections() {
     queue_is(&manager, "a", 1, 8).await;
     server.kill();
     let (since, before) = (Instant::now(), proxy.connections());
-    eventually("it connects again and again", async || proxy.connections() >= before + 6).await;
-    // Pauses of 20, 40, 80, 160 and 320 ms lie between six connections.
-    assert!(since.elapsed() >= Duration::from_millis(400), "{:?}", since.elapsed());
+    eventually("a while has passed", async || since.elapsed() > Duration::from_secs(3)).await;
+    let tried = proxy.connections() - before;
+    println!("{tried} connections within {:.1?}", since.elapsed());
+    assert!((2..60).contains(&tried), "{tried} connections within {:?}", since.elapsed());
     server.resume_after_kill().unwrap();
     drop((guard, waiters));
 }

@@ -9,8 +9,8 @@ use globallock::{Eviction, Owner, Release};
 use globallock_conformance::golden::{claims, compare, fill};
 use globallock_conformance::server::postgres::Postgres;
 
-/// What there is in the tables. Numbers and times differ from run to run: of them only the order is shown, and
-/// how far times are apart in whole seconds.
+/// What there is in the tables. Numbers and times differ from run to run: so only the order of numbers is
+/// shown, and how far times are apart in whole seconds.
 fn dump(server: &Postgres) -> String {
     let seconds = |time: &str| format!("round(extract(epoch FROM {time} - joined))");
     let claims = server.sql(&format!(
@@ -20,7 +20,7 @@ fn dump(server: &Postgres) -> String {
         seconds("ends")
     ));
     let values = server.sql(
-        "SELECT key, convert_from(bytes, 'UTF8'), round(extract(epoch FROM until - written)) \
+        "SELECT key, encode(bytes, 'hex'), round(extract(epoch FROM until - written)) \
          FROM globallock.\"values\" ORDER BY key",
     );
     let evictions = server.sql(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use globallock::{Error, LockManager, ManagerOptions, Options};
 use globallock_conformance::hostile::{Hostile, in_any_protocol};
-use globallock_conformance::stores::{Role, kinds_with};
+use globallock_conformance::stores::{Role, TestStore, kinds_with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -103,7 +103,9 @@ async fn garbling(server: u16, rare: u32, changed: Arc<AtomicUsize>) -> u16 {
 }
 
 /// Uses a real server whose answers arrive changed, and afterwards the same server without changes.
-async fn garbled(scheme: &str, server: u16, rounds: usize) {
+async fn garbled(scheme: &str, store: &dyn TestStore, rounds: usize) {
+    let server = store.ports()[0];
+    let url_by = |port: u16| store.url_by(&[format!("127.0.0.1:{port}")]);
     let changed = Arc::new(AtomicUsize::new(0));
     let port = garbling(server, 8, Arc::clone(&changed)).await;
     let second = Duration::from_secs(1);
@@ -113,7 +115,7 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let (mut grants, mut errors) = (0, 0);
     for _ in 0..rounds {
         let used = async {
-            let url = format!("{scheme}://127.0.0.1:{port}?timeout=200ms");
+            let url = format!("{}?timeout=200ms", url_by(port));
             let manager = LockManager::connect_with(&url, options.clone()).await?;
             manager.inspect("a").await?;
             for _ in 0..5 {
@@ -132,7 +134,7 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     println!("{scheme}: {changed} answers changed, {grants} grants or more, {errors} errors");
     assert!(changed > rounds / 4 && errors > 0, "the changes were seen");
     let options = Options::new().lease(second).wait(Some(second * 20));
-    let manager = LockManager::connect(&format!("{scheme}://127.0.0.1:{server}")).await.unwrap();
+    let manager = LockManager::connect(&url_by(server)).await.unwrap();
     let lock = manager.mutex("a").with_options(options);
     lock.acquire().await.expect("no claim is left behind").release().await.unwrap();
 }
@@ -142,7 +144,6 @@ async fn changed_answers_do_no_harm() {
     let panics = panics();
     let kinds: Vec<_> = kinds_with(Role::Scenarios).filter(|kind| kind.servers > 0).collect();
     let running: Vec<_> = kinds.iter().map(|kind| kind.started()).collect();
-    join_all(kinds.iter().zip(&running).map(|(kind, store)| garbled(kind.scheme(), store.ports()[0], 40)))
-        .await;
+    join_all(kinds.iter().zip(&running).map(|(kind, store)| garbled(kind.scheme(), &**store, 40))).await;
     assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
 }

@@ -13,14 +13,14 @@ __all__ = ["DjangoDatabaseGlobalLock", "database_address"]
 
 #: Options of psycopg's connections that mean the same here.
 _SAME = (
-    "application_name", "channel_binding", "connect_timeout", "passfile", "service", "sslcert", "sslkey", "sslmode",
-    "sslrootcert", "target_session_attrs",
+    "application_name", "channel_binding", "connect_timeout", "passfile", "service", "sslcert", "sslkey",
+    "sslmode", "sslrootcert", "target_session_attrs",
 )  # fmt: skip
 #: Those that tune psycopg or Django's own connections, and change nothing of a lock.
 _TUNING = frozenset(
     {"client_encoding", "connection_factory", "context", "cursor_factory", "gssencmode", "isolation_level",
-     "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "pool", "prepare_threshold",
-     "server_side_binding", "tcp_user_timeout"}
+     "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "pool",
+     "prepare_threshold", "server_side_binding", "tcp_user_timeout"}
 )  # fmt: skip
 #: Ours, among the options of the engine.
 _OURS = ("connections", "durability", "listen", "schema")
@@ -71,8 +71,8 @@ def database_address(alias: str, **ours: Any) -> str:
     for name in options:
         if name not in _SAME and name not in _TUNING:
             raise InvalidOption(
-                f"{what} has {name!r} among its OPTIONS, which the locks' own connections cannot follow: write an "
-                "address into GLOBAL_LOCK_CONFIG, such as 'postgresql://user:password@host/name'"
+                f"{what} has {name!r} among its OPTIONS, which the locks' own connections cannot follow: "
+                "write an address into GLOBAL_LOCK_CONFIG, such as 'postgresql://user:password@host/name'"
             )
     host, port = str(given.get("HOST") or ""), str(given.get("PORT") or "")
     if host.startswith("/") or "," in host:

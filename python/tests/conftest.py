@@ -124,12 +124,17 @@ def zookeeper_server():
     yield from server("zookeeper")
 
 
+@pytest.fixture(scope="session")
+def postgres_server():
+    yield from server("postgres")
+
+
 @pytest.fixture
 def redis_config(redis_server):
     return {"global_lock_engine_options": {"host": "127.0.0.1", "port": redis_server.port}}
 
 
-@pytest.fixture(params=["redis", "etcd", "zookeeper", "file"])
+@pytest.fixture(params=["redis", "etcd", "zookeeper", "postgres", "file"])
 def url(request, tmp_path):
     """The address of each kind of store."""
     if request.param == "file":
@@ -144,7 +149,7 @@ ENGINES = {
 }
 
 
-@pytest.fixture(params=["memory", "file", "redis", "etcd", "zookeeper", *ENGINES])
+@pytest.fixture(params=["memory", "file", "redis", "etcd", "zookeeper", "postgres", *ENGINES])
 def config(request, tmp_path):
     """The configuration of each engine of the package: its address, or as earlier releases have it."""
     if request.param == "memory":

@@ -22,7 +22,7 @@ from test_processes import in_fork
 #: How many seconds lie between two looks of the tests' watches.
 EVERY = 0.02
 #: The stores that take out claims of others.
-EVICTING = ["memory", "redis", "file", "etcd", "zookeeper"]
+EVICTING = ["memory", "redis", "file", "etcd", "postgres", "zookeeper"]
 
 
 def address(request, store, tmp_path):
@@ -33,7 +33,7 @@ def address(request, store, tmp_path):
     return request.getfixturevalue(f"{store}_server").url
 
 
-@pytest.fixture(params=["memory", "redis", "etcd", "zookeeper", "file"])
+@pytest.fixture(params=["memory", "redis", "etcd", "postgres", "zookeeper", "file"])
 def url(request, tmp_path):
     """The address of each kind of store, and of this process's memory."""
     return address(request, request.param, tmp_path)

@@ -1,8 +1,8 @@
 """Locks for a Django project, from its settings.
 
 ``GLOBAL_LOCK_CONFIG`` in the settings is a manager's configuration, or an address. Without it, locks live in
-the Redis of the cache ``default``, or in the database ``default`` if that cache is no Redis and the database is
-PostgreSQL.
+the Redis of the cache ``default``, or in the database ``default`` if that cache is no Redis and the database
+is PostgreSQL.
 """
 
 from __future__ import annotations

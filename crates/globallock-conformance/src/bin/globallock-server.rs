@@ -50,8 +50,8 @@ fn with_user<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn serve(url: &str, mut line: Value) {
-    let port: u16 =
-        url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends with a port");
+    let authority = url.splitn(4, '/').nth(2).unwrap_or_default();
+    let port: u16 = authority.rsplit(':').next().and_then(|port| port.parse().ok()).expect("it has a port");
     line["url"] = url.into();
     line["port"] = port.into();
     println!("{line}");

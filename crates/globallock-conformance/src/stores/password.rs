@@ -27,7 +27,12 @@ impl PasswordFile {
 
     /// An address with the user and the file in it.
     pub(super) fn url(&self, scheme: &str, hosts: &str) -> String {
-        format!("{scheme}://{USER}@{hosts}?password_file={}", self.path().display())
+        self.url_of(USER, scheme, hosts)
+    }
+
+    /// An address with another user and the file in it.
+    pub(super) fn url_of(&self, user: &str, scheme: &str, hosts: &str) -> String {
+        format!("{scheme}://{user}@{hosts}?password_file={}", self.path().display())
     }
 
     /// The password in the file.

@@ -285,8 +285,8 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Makes what the store needs before it can hold locks, such as tables, or brings it to this version; says
-    /// what was done. A store that needs nothing keeps this default.
+    /// Makes what the store needs before it can hold locks, such as tables, or brings it to this version.
+    /// Says what was done. A store that needs nothing keeps this default.
     ///
     /// # Cancel safety
     /// All is made, or nothing.

@@ -1,4 +1,4 @@
-//! The processes of a server: the first one, and its children, each of which serves a connection or the whole.
+//! The processes of a server: the first one, and its children, most of which serve a connection.
 
 use std::time::Duration;
 

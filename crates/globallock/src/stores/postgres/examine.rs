@@ -60,8 +60,9 @@ impl Postgres {
         if self.connection.listens() {
             return Finding::good("pushes", "a connection listens, so that waiters are woken at once");
         }
-        let text =
-            "no connection listens, as behind a pooler: waiters look at the queue, at most 40 times a second";
+        let is_pooled = self.connection.facts().is_some_and(|facts| facts.is_pooled);
+        let why = if is_pooled { "a pooler is between" } else { "the address says listen=no" };
+        let text = format!("no connection listens, because {why}: waiters look up to 40 times a second");
         Finding::note("pushes", text)
             .remedy("name the server itself by ?listen=HOST:PORT, which only the listening connection uses")
     }
@@ -85,8 +86,8 @@ impl Postgres {
             [..] => {
                 let lacks = lacks.join(", ");
                 Finding::denied("rights", format!("this user lacks {lacks}")).remedy(format!(
-                    "GRANT USAGE ON SCHEMA {schema} TO this user, and SELECT, INSERT, UPDATE, DELETE ON ALL TABLES \
-                     and USAGE, UPDATE ON ALL SEQUENCES and EXECUTE ON ALL FUNCTIONS in it"
+                    "GRANT USAGE ON SCHEMA {schema} TO this user, and SELECT, INSERT, UPDATE, DELETE ON ALL \
+                     TABLES and USAGE, UPDATE ON ALL SEQUENCES and EXECUTE ON ALL FUNCTIONS in it"
                 ))
             }
         }])
@@ -94,27 +95,35 @@ impl Postgres {
 }
 
 /// Each right with whether this user has it.
-const RIGHTS: &str = "SELECT 'USAGE on the schema', has_schema_privilege(to_regnamespace('{schema}'), 'USAGE') \
+const RIGHTS: &str = "SELECT 'USAGE on the schema', \
+    has_schema_privilege(to_regnamespace('{schema}'), 'USAGE') \
     WHERE to_regnamespace('{schema}') IS NOT NULL \
     UNION ALL SELECT format('%s on %s', p, t), has_table_privilege(to_regclass(t), p) \
     FROM unnest(ARRAY['{schema}.claims', '{schema}.evictions', '{schema}.\"values\"']) AS t, \
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p WHERE to_regclass(t) IS NOT NULL \
-    UNION ALL SELECT format('%s on the sequence', p), has_sequence_privilege(to_regclass('{schema}.numbers'), p) \
+    UNION ALL SELECT format('%s on the sequence', p), \
+        has_sequence_privilege(to_regclass('{schema}.numbers'), p) \
     FROM unnest(ARRAY['USAGE', 'UPDATE']) AS p WHERE to_regclass('{schema}.numbers') IS NOT NULL";
+
+/// Whether somebody between can read what is sent.
+enum Encryption {
+    Tls,
+    NotNeeded,
+    None,
+}
 
 struct Server {
     version: String,
     clock: Duration,
-    fsync: bool,
-    full_page_writes: bool,
+    /// Whether what is written outlasts a crash of the host.
+    is_safe: bool,
     synchronous_commit: String,
     standbys: String,
     vacuums: bool,
     connections: (i32, i32),
     /// How long the longest transaction of all has lasted, in seconds.
     longest: u64,
-    is_encrypted: bool,
-    is_near: bool,
+    encryption: Encryption,
 }
 
 impl Server {
@@ -122,15 +131,17 @@ impl Server {
         Some(Server {
             version: row.try_get(0).ok()?,
             clock: Duration::from_millis(super::answers::whole(row.try_get(1).ok()?)),
-            fsync: row.try_get(2).ok()?,
-            full_page_writes: row.try_get(3).ok()?,
+            is_safe: row.try_get(2).ok()? && row.try_get(3).ok()?,
             synchronous_commit: row.try_get(4).ok()?,
             standbys: row.try_get(5).ok()?,
             vacuums: row.try_get(6).ok()?,
             connections: (row.try_get(8).ok()?, row.try_get(7).ok()?),
             longest: super::answers::whole(row.try_get(9).ok()?),
-            is_encrypted: row.try_get(10).ok()?,
-            is_near: row.try_get::<_, bool>(11).ok()? || row.try_get::<_, bool>(12).ok()?,
+            encryption: match (row.try_get(10).ok()?, row.try_get(11).ok()?, row.try_get(12).ok()?) {
+                (true, _, _) => Encryption::Tls,
+                (false, is_socket, is_same_host) if is_socket || is_same_host => Encryption::NotNeeded,
+                _ => Encryption::None,
+            },
         })
     }
 
@@ -149,7 +160,7 @@ impl Server {
     fn durability(&self, durability: Durability) -> Finding {
         let forgets = |text: &str| Finding::note("durability", text);
         match durability {
-            _ if !self.fsync || !self.full_page_writes => forgets(
+            _ if !self.is_safe => forgets(
                 "fsync or full_page_writes is off: a crash of the host may lose locks, or the whole database",
             )
             .remedy("set both to on, unless a crash of the host ends the owners too"),
@@ -213,10 +224,12 @@ impl Server {
     }
 
     fn encryption(&self) -> Finding {
-        match (self.is_encrypted, self.is_near) {
-            (true, _) => Finding::good("encryption", "the connection is encrypted (TLS)"),
-            (false, true) => Finding::good("encryption", "none (TLS), and none is needed on one host"),
-            (false, false) => Finding::note(
+        match self.encryption {
+            Encryption::Tls => Finding::good("encryption", "the connection is encrypted (TLS)"),
+            Encryption::NotNeeded => {
+                Finding::good("encryption", "none (TLS), and none is needed on one host")
+            }
+            Encryption::None => Finding::note(
                 "encryption",
                 "the connection is not encrypted: who can read it reads passwords and locks",
             )

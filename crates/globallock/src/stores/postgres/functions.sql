@@ -250,7 +250,7 @@ BEGIN
     RETURN coalesce(lives, false);
 END $$;
 
--- The same for a claim of somebody else's, whose owner is told. Whoever asks again is answered the same.
+-- The same for a claim of somebody else's, whose owner is told.
 CREATE OR REPLACE FUNCTION {schema}.evict_1(k text, claim uuid, told text, kept_ms bigint, durable boolean)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -262,8 +262,7 @@ DECLARE
 BEGIN
     SELECT * INTO c FROM {schema}.claims WHERE id = claim AND key = k AND least(expires, ends) > at;
     IF NOT FOUND THEN
-        PERFORM FROM {schema}.evictions e WHERE e.id = claim AND e.notice = told;
-        RETURN FOUND;
+        RETURN false;
     END IF;
     DELETE FROM {schema}.claims WHERE id = claim;
     PERFORM {schema}.settle_1(k, NULL, at);

@@ -1,8 +1,8 @@
 //! The store in PostgreSQL: a table of claims, and functions that decide on the server.
 //!
 //! `docs/postgres.md` says what it promises, what it costs and how it fails; `schema.sql` how claims are
-//! stored, and `functions.sql` how they are granted. Each request is one statement in a transaction of its own,
-//! so that a pooler may be between.
+//! stored, and `functions.sql` how they are granted. Each request is one statement in a transaction of its
+//! own, so that a pooler may be between.
 
 mod answers;
 mod calls;

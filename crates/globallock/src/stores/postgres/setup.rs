@@ -107,15 +107,20 @@ fn judge(facts: &Facts, schema: &str, durability: Durability) -> std::result::Re
     match (facts.has_tables, facts.version.as_deref()) {
         (false, _) => Err(Failure::new(
             Kind::NotSetUp,
-            format!("the schema {schema} has no tables of globallock: run `globallock setup` once for this address"),
+            format!(
+                "the schema {schema} has no tables of globallock: run `globallock setup` once for this \
+                 address"
+            ),
         )),
         (true, Some(VERSION)) if !facts.has_functions => Err(Failure::new(
             Kind::NotSetUp,
-            format!("the schema {schema} lacks the functions of globallock: run `globallock setup` once more"),
+            format!(
+                "the schema {schema} lacks the functions of globallock: run `globallock setup` once more"
+            ),
         )),
         (true, Some(VERSION)) if durability == Durability::Wal && !is_logged => wrong(
-            "its tables are unlogged, so that a crash of the server forgets all locks: run `globallock setup` \
-             with this address, or say that this is meant by ?durability=unlogged"
+            "its tables are unlogged, so that a crash of the server forgets all locks: run `globallock \
+             setup` with this address, or say that this is meant by ?durability=unlogged"
                 .to_owned(),
         ),
         (true, Some(VERSION)) => Ok(()),
@@ -124,7 +129,8 @@ fn judge(facts: &Facts, schema: &str, durability: Durability) -> std::result::Re
              release of globallock everywhere, or another schema"
         )),
         (true, _) => wrong(format!(
-            "the schema {schema} has a table \"claims\" of another program: name another schema by ?schema=NAME"
+            "the schema {schema} has a table \"claims\" of another program: name another schema by \
+             ?schema=NAME"
         )),
     }
 }

@@ -1,20 +1,24 @@
 //! The store in PostgreSQL.
 
+mod faults;
+mod wire;
+
 use std::io::Result;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use tokio::task::block_in_place;
 
+use self::faults::{CONNECTION_LIMIT, ISOLATION, ROTATE_PASSWORD, STATEMENT_TIMEOUT, TABLE_LOCK, TERMINATE};
+use self::wire::{hostile, read_message};
+use super::password::PasswordFile;
 use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
-use crate::hostile::Hostile;
 use crate::proxy::Proxy;
 use crate::server::Cluster;
 use crate::server::postgres::{Pair, Pooler, Postgres, Tools, USER, url_by};
 use crate::store_under_test::StoreUnderTest;
 
-const TERMINATE: OwnFault = OwnFault::new("terminate");
 const PROMOTION: OwnFault = OwnFault { takes: 15, ..OwnFault::new("promotion") };
 const SWITCHOVER: OwnFault = OwnFault { takes: 15, ..OwnFault::new("switchover") };
 
@@ -26,7 +30,7 @@ pub(super) const KINDS: &[StoreKind] = &[
         starts_in: 2,
         install: super::nothing,
         traits: &[Trait::BetweenProcesses],
-        start: || Ok(Box::new(Alone { server: Postgres::start()? })),
+        start: || Ok(Box::new(Alone { server: Postgres::start()?, login: None })),
         own_faults: &[],
         hostile,
     },
@@ -37,8 +41,16 @@ pub(super) const KINDS: &[StoreKind] = &[
         starts_in: 2,
         install: super::nothing,
         traits: &[Trait::BetweenProcesses],
-        start: || Ok(Box::new(Alone { server: Postgres::start()? })),
-        own_faults: &[TERMINATE],
+        start: || Ok(Box::new(Alone::start_with_login()?)),
+        own_faults: &[
+            TERMINATE,
+            TERMINATE,
+            TABLE_LOCK,
+            STATEMENT_TIMEOUT,
+            CONNECTION_LIMIT,
+            ISOLATION,
+            ROTATE_PASSWORD,
+        ],
         hostile,
     },
     StoreKind {
@@ -60,15 +72,16 @@ pub(super) const KINDS: &[StoreKind] = &[
         install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::Moves],
         start: || Ok(Box::new(Replicated { pair: Pair::start()? })),
-        own_faults: &[PROMOTION, PROMOTION, SWITCHOVER, SWITCHOVER, TERMINATE],
+        own_faults: &[PROMOTION, PROMOTION, SWITCHOVER, SWITCHOVER, TERMINATE, TABLE_LOCK],
         hostile,
     },
 ];
 
-/// One server.
+/// One server. In fault runs, owners read their password from a file.
 #[derive(Debug)]
 struct Alone {
     server: Postgres,
+    login: Option<PasswordFile>,
 }
 
 /// One server behind a pooler that gives a connection of the server to each transaction.
@@ -87,11 +100,12 @@ struct Replicated {
 #[async_trait]
 impl TestStore for Alone {
     fn url(&self) -> String {
-        self.server.url()
+        self.url_by(&[format!("127.0.0.1:{}", self.server.port())])
     }
 
     fn url_by(&self, hosts: &[String]) -> String {
-        url_by(hosts)
+        let login = self.login.as_ref();
+        login.map_or_else(|| url_by(hosts), |file| file.url_of(USER, "postgres", &hosts.join(",")))
     }
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
@@ -110,12 +124,25 @@ impl TestStore for Alone {
         left(&[self.server.tools()], name)
     }
 
-    async fn break_by(&mut self, _fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
-        Ok(terminate(&self.server.tools(), draw))
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
+        match &mut self.login {
+            Some(file) if fault.name == "rotate_password" => {
+                faults::rotate_password(&self.server.tools(), file, draw).await
+            }
+            _ => Ok(faults::done(fault, &self.server, draw).await),
+        }
     }
 
     fn read_message(&self) -> Option<ReadMessage> {
         Some(read_message)
+    }
+}
+
+impl Alone {
+    fn start_with_login() -> Result<Self> {
+        let (server, file) = (Postgres::start()?, PasswordFile::new()?);
+        server.sql(&format!("ALTER ROLE {USER} PASSWORD '{}'", file.password()));
+        Ok(Alone { server, login: Some(file) })
     }
 }
 
@@ -190,16 +217,16 @@ impl TestStore for Replicated {
             return Ok(Outcome::of(false, "there is no primary".to_owned()));
         };
         Ok(match fault.name {
-            "terminate" => terminate(&self.pair.server(primary).tools(), draw),
             "switchover" => {
                 block_in_place(|| self.pair.change_places(true, || ()))?;
                 Outcome::of(true, format!("the primary was server {primary}, and had been shut down"))
             }
-            _ => {
+            "promotion" => {
                 let lag = draw.short() / 2;
                 let lost = block_in_place(|| self.pair.change_places(false, || std::thread::sleep(lag)))?;
                 Outcome::that_forgets(lost > 0, format!("{lost} bytes of the log had not been replicated"))
             }
+            _ => faults::done(fault, self.pair.server(primary), draw).await,
         })
     }
 
@@ -212,17 +239,6 @@ impl Replicated {
     fn tools(&self) -> Vec<Tools> {
         (0..2).map(|server| self.pair.server(server).tools()).collect()
     }
-}
-
-/// Ends the server's side of a connection of an owner, as an administrator does.
-fn terminate(tools: &Tools, draw: Draw) -> Outcome {
-    let theirs = format!("FROM pg_stat_activity WHERE usename = '{USER}'");
-    let count: usize = tools.sql(&format!("SELECT count(*) {theirs}")).parse().unwrap_or(0);
-    let chosen = draw.choose(count);
-    let seen = tools.sql(&format!(
-        "SELECT pg_terminate_backend(pid) FROM (SELECT pid {theirs} ORDER BY pid OFFSET {chosen} LIMIT 1) one"
-    ));
-    Outcome::of(seen == "t", format!("number {chosen} of {count} connections was ended: {seen}"))
 }
 
 fn under_test(url: &str, tools: Vec<Tools>, kind: &str, child: Option<PathBuf>) -> StoreUnderTest {
@@ -259,28 +275,4 @@ fn left(tools: &[Tools], name: &str) -> Vec<String> {
     let primary = tools.iter().find(|server| server.sql("SELECT pg_is_in_recovery()") == "f");
     let Some(primary) = primary.or(tools.first()) else { return Vec::new() };
     primary.sql(&format!("{claims}; {values}")).lines().map(str::to_owned).collect()
-}
-
-/// A message of the server. It is a notification if it is one by its letter.
-fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
-    if let [b'N' | b'S'] = bytes {
-        // Whether there is TLS: a letter alone, because the client now has its turn.
-        return Some((1, false));
-    }
-    let header = bytes.first_chunk::<5>()?;
-    let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-    let end = usize::try_from(length).ok()?.max(4) + 1;
-    (bytes.len() >= end).then_some((end, header[0] == b'A'))
-}
-
-/// A message of the server.
-fn message(letter: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-    [&[letter], &length.to_be_bytes()[..], body].concat()
-}
-
-fn hostile() -> Vec<(&'static str, Hostile)> {
-    let answers = |bytes: Vec<u8>| Hostile::Answers(vec![bytes]);
-    let ready = message(b'Z', b"I");
-    vec![("no TLS, for ever", answers(b"N".to_vec())), ("always ready", answers(ready))]
 }

@@ -1,0 +1,62 @@
+//! A primary and its replica that change places.
+
+use std::time::Duration;
+
+use globallock_conformance::fixtures::{connect_for, queue_is, waits};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::postgres::Pair;
+use tokio::task::spawn_blocking;
+
+/// Longer than a failover takes.
+const LEASE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_change_of_the_primary_loses_no_lock() {
+    let mut pair = Pair::start().unwrap();
+    let url = Cluster::url(&pair);
+    let manager = connect_for(&url, LEASE).await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
+    let waiter = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 1).await;
+    let token = guard.fencing_token();
+    let pair = spawn_blocking(move || pair.change_places(true, || ()).map(|_| pair)).await.unwrap().unwrap();
+    assert_eq!(pair.primary(), Some(1));
+    assert!(guard.renew().await.unwrap());
+    queue_is(&manager, "a", 1, 1).await;
+    guard.release().await.unwrap();
+    let next = waiter.await.unwrap().unwrap();
+    assert!(next.fencing_token() > token);
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fencing_tokens_rise_past_a_failover_that_lost_the_last_grants() {
+    let mut pair = Pair::start().unwrap();
+    let manager = connect_for(&Cluster::url(&pair), LEASE).await.unwrap();
+    let lock = manager.mutex("a");
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let handle = tokio::runtime::Handle::current();
+    let (lost, last, pair) = spawn_blocking(move || {
+        let mut last = 0;
+        let lost = pair.change_places(false, || {
+            // What the replica does not get any more: more grants than a sequence is logged ahead for.
+            std::thread::sleep(Duration::from_millis(200));
+            last = handle.block_on(async {
+                let mut last = 0;
+                for _ in 0..100 {
+                    let guard = lock.acquire().await.unwrap();
+                    last = guard.fencing_token();
+                    guard.release().await.unwrap();
+                }
+                last
+            });
+        });
+        (lost.unwrap(), last, pair)
+    })
+    .await
+    .unwrap();
+    assert!(lost > 0 && last > 0);
+    let next = manager.mutex("a").acquire().await.unwrap();
+    assert!(next.fencing_token() > last, "{} after {last}", next.fencing_token());
+    drop(pair);
+}

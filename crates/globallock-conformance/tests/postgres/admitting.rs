@@ -47,7 +47,8 @@ async fn follow(backend: &dyn Backend, server: &Postgres, steps: &[Step], run: u
             Step::Joins(count, capacity, waits) => {
                 let mode = if *waits { WaitMode::Wait } else { WaitMode::Try };
                 let id = ClaimId::new(u128::from(run) + 1, number);
-                let claim = Claim::new(id, name.clone(), Permits::new(*count, *capacity)).with_wait_mode(mode);
+                let claim =
+                    Claim::new(id, name.clone(), Permits::new(*count, *capacity)).with_wait_mode(mode);
                 let status = backend.enqueue(&claim).await.unwrap();
                 queue.push(claim);
                 let holds = holding(&queue) == queue.len();

@@ -32,7 +32,7 @@ impl Calls {
         Calls {
             enqueue: of("SELECT {schema}.enqueue_1($1, $2::uuid, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
             renew: of("SELECT claim, answer FROM {schema}.renew_1($1::uuid[], $2, $3)"),
-            release: of("SELECT {schema}.release_1($1, $2::uuid, $3)"),
+            release: of("SELECT {schema}.release_1($1, $2::uuid, $3, $4)"),
             evict: of("SELECT {schema}.evict_1($1, $2::uuid, $3, $4, $5)"),
             keep: of("SELECT {schema}.keep_1($1, $2::uuid, $3, $4, $5)"),
             set_value: of("SELECT {schema}.set_value_1($1, $2::uuid, $3, $4, $5)"),

@@ -165,10 +165,10 @@ BEGIN
     END IF;
     IF again THEN
         DELETE FROM {schema}.claims
-            WHERE id = claim AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
+            WHERE id = claim AND key = k AND (least(expires, ends) <= at OR granted IS NULL AND NOT waits);
         UPDATE {schema}.claims SET node = channel,
             expires = greatest(expires, at + lease_ms * interval '1 millisecond')
-            WHERE id = claim RETURNING * INTO c;
+            WHERE id = claim AND key = k RETURNING * INTO c;
         IF NOT FOUND THEN
             answer := {schema}.missing_1(claim, at);
             IF answer <> 'gone' THEN
@@ -235,7 +235,11 @@ BEGIN
 END $$;
 
 -- Takes a claim out of its queue. Returns whether it was there.
-CREATE OR REPLACE FUNCTION {schema}.release_1(k text, claim uuid, durable boolean) RETURNS boolean
+--
+-- If the owner knows no answer to an enqueue, that may still arrive. Then a row without a key stays in the way of
+-- its row, for so long.
+CREATE OR REPLACE FUNCTION {schema}.release_1(k text, claim uuid, barred_ms bigint, durable boolean)
+RETURNS boolean
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off
 AS $$
@@ -243,7 +247,13 @@ DECLARE
     at timestamptz := {schema}.begin_1(k, durable);
     lives boolean := false;
 BEGIN
-    DELETE FROM {schema}.claims WHERE id = claim RETURNING least(expires, ends) > at INTO lives;
+    DELETE FROM {schema}.claims WHERE id = claim AND key = k RETURNING least(expires, ends) > at INTO lives;
+    IF NOT FOUND AND barred_ms > 0 THEN
+        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, joined, expires, owner)
+            VALUES (nextval('{schema}.numbers'), claim, '', 0, 0, '', barred_ms, at,
+                at + barred_ms * interval '1 millisecond', '')
+            ON CONFLICT (id) DO NOTHING;
+    END IF;
     IF EXISTS (SELECT FROM {schema}.claims WHERE key = k) THEN
         PERFORM {schema}.settle_1(k, NULL, at);
     END IF;

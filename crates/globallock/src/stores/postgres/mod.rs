@@ -19,6 +19,7 @@ mod server;
 mod service;
 mod setup;
 mod tls;
+mod unanswered;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -35,6 +36,7 @@ use self::config::{Config, Durability};
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
 use self::looks::Looks;
+use self::unanswered::Unanswered;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
     Release, StoreNotice, StoreNoticeKind, Summary, Value, ValueWrite, WaitMode,
@@ -59,6 +61,7 @@ pub(crate) struct Postgres {
     /// Set once the tables have been found to be ours.
     is_ours: OnceLock<()>,
     looks: Looks,
+    unanswered: Unanswered,
 }
 
 /// Receives what the server pushes.
@@ -84,7 +87,15 @@ impl Postgres {
         let connection = Connection::new(config, channel.clone(), listener);
         inbox.store.get_or_init(|| (Arc::downgrade(&connection), Arc::clone(&calls)));
         let is_ours = OnceLock::new();
-        Ok(Arc::new(Postgres { connection, inbox, calls, channel, is_ours, looks: Looks::default() }))
+        Ok(Arc::new(Postgres {
+            connection,
+            inbox,
+            calls,
+            channel,
+            is_ours,
+            looks: Looks::default(),
+            unanswered: Unanswered::default(),
+        }))
     }
 
     fn config(&self) -> &Config {
@@ -247,7 +258,9 @@ impl Backend for Postgres {
             Known::Evicted(eviction) => return Ok(ClaimStatus::Evicted(eviction)),
         };
         let sent = Instant::now();
+        let unanswered = self.unanswered.ask(claim.id);
         let answer = self.join(claim, asked).await?;
+        unanswered.answered();
         let status = self.status(claim, sent, answer);
         if !waits && status == ClaimStatus::Gone {
             self.inbox.waiters.forget(claim.id);
@@ -295,14 +308,18 @@ impl Backend for Postgres {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let evicted = self.inbox.waiters.give_up(claim.id);
+        // Requests on several connections have no order: an enqueue that was given up may come after this.
+        let barred = if self.unanswered.has(claim.id) { milliseconds(claim.lease) } else { 0 };
         let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let released: Result<bool> = self
-            .value(&self.calls.release, &[(&key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)])
-            .await;
+        let parameters: [(&(dyn ToSql + Sync), Type); 4] =
+            [(&key, Type::TEXT), (&id, Type::TEXT), (&barred, Type::INT8), (&durable, Type::BOOL)];
+        let released: Result<bool> = self.value(&self.calls.release, &parameters).await;
         if evicted {
             self.inbox.waiters.forget(claim.id);
         }
-        Ok(if released? { Release::Released } else { Release::NotHeld })
+        let released = released?;
+        self.unanswered.forget(claim.id);
+        Ok(if released { Release::Released } else { Release::NotHeld })
     }
 
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
@@ -405,8 +422,12 @@ impl Inbox {
         tokio::spawn(async move {
             let durable = connection.config().durability == Durability::Wal;
             let id = unwanted.id.to_string();
-            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-                [(&unwanted.key, Type::TEXT), (&id, Type::TEXT), (&durable, Type::BOOL)];
+            let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+                (&unwanted.key, Type::TEXT),
+                (&id, Type::TEXT),
+                (&0_i64, Type::INT8),
+                (&durable, Type::BOOL),
+            ];
             let released = connection.query(&calls.release, &parameters);
             if let Err(failure) = released.await {
                 let reason = connection.config().reason(&failure);

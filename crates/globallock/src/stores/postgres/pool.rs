@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Connection, Live, timed_out};
-use super::server::{Event, Events, Opened};
-use crate::sync::{Instant, Mutex, Notify, now};
+use super::server::{Events, Opened};
+use crate::sync::{Instant, Mutex, now};
 
+/// How many requests are sent on each connection before another one is opened. Few share one well, because none
+/// takes long, and a connection costs the server a process.
+const SHARED: usize = 4;
 /// How long a connection may be idle until it is closed.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long no other is opened after one could not be.
@@ -20,8 +23,6 @@ pub(super) struct Pool {
     /// The most of them.
     most: usize,
     members: Mutex<Members>,
-    /// Told when a request has been answered, or a connection is there.
-    freed: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -37,7 +38,7 @@ struct Members {
 
 impl Pool {
     pub(super) fn new(most: usize) -> Self {
-        Pool { most, members: Mutex::default(), freed: Arc::default() }
+        Pool { most, members: Mutex::default() }
     }
 
     /// Gives up one of them.
@@ -64,7 +65,6 @@ pub(super) struct Busy {
     connection: Weak<Connection>,
     live: Live,
     opened: Arc<Opened>,
-    freed: Arc<Notify>,
     is_answered: bool,
 }
 
@@ -82,10 +82,10 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         if self.is_answered {
-            return free(&self.opened, &self.freed);
+            return free(&self.opened);
         }
         // The caller has gone, but the server still works for it. The next answer comes after that.
-        let (opened, freed) = (Arc::clone(&self.opened), Arc::clone(&self.freed));
+        let opened = Arc::clone(&self.opened);
         let (connection, live) = (Weak::clone(&self.connection), self.live.clone());
         self.opened.runtime.spawn(async move {
             let limit = connection.upgrade().map(|connection| connection.config().timeout);
@@ -96,60 +96,34 @@ impl Drop for Busy {
                 connection.lose(&live, &opened, timed_out());
                 connection.config().cancel(&opened).await;
             }
-            free(&opened, &freed);
+            free(&opened);
         });
     }
 }
 
-fn free(opened: &Opened, freed: &Notify) {
+fn free(opened: &Opened) {
     *opened.used.lock() = now();
     opened.busy.fetch_sub(1, Ordering::Relaxed);
-    freed.notify_one();
 }
 
 impl Connection {
-    /// Takes an idle connection. If there is none, opens one and takes what is free first; if no more may be
-    /// opened, takes the one with the fewest requests.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost: a connection that is being opened is there for the next request.
-    pub(super) async fn take(self: &Arc<Self>, live: &Live) -> Busy {
-        let (until, mut has_opened) = (now() + self.config().timeout, false);
-        loop {
-            let freed = self.pool.freed.notified();
-            {
-                let mut members = self.pool.members.lock();
-                members.opened.retain(|opened| !opened.is_closed());
-                let all = || std::iter::once(&live.opened).chain(&members.opened);
-                let idle = all().find(|opened| opened.is_idle());
-                let fewest = || all().min_by_key(|opened| opened.busy.load(Ordering::Relaxed));
-                let may_open = members.opened.len() + members.opening < self.pool.most
-                    && members.refused_until.is_none_or(|until| until <= now());
-                // To queue now might be to wait for a request that is blocked there.
-                let waits = members.opening > 0 && now() < until;
-                let taken = match idle {
-                    Some(idle) => Some(idle),
-                    None if waits || may_open && !has_opened => None,
-                    None => fewest(),
-                };
-                if let Some(opened) = taken {
-                    opened.busy.fetch_add(1, Ordering::Relaxed);
-                    return Busy {
-                        connection: Arc::downgrade(self),
-                        live: live.clone(),
-                        opened: Arc::clone(opened),
-                        freed: Arc::clone(&self.pool.freed),
-                        is_answered: false,
-                    };
-                }
-                if may_open && !has_opened {
-                    has_opened = true;
-                    members.opening += 1;
-                    tokio::spawn(open(Arc::downgrade(self), Arc::clone(&live.opened), members.generation));
-                }
-            }
-            let _ = timeout(self.config().timeout, freed).await;
+    /// Takes the connection with the fewest requests. If even that has many, another one is opened for those
+    /// that come later.
+    pub(super) fn take(self: &Arc<Self>, live: &Live) -> Busy {
+        let mut members = self.pool.members.lock();
+        members.opened.retain(|opened| !opened.is_closed());
+        let busy = |opened: &Arc<Opened>| opened.busy.load(Ordering::Relaxed);
+        let all = std::iter::once(&live.opened).chain(&members.opened);
+        let opened = Arc::clone(all.min_by_key(|opened| busy(opened)).unwrap_or(&live.opened));
+        let may_open = members.opening == 0
+            && members.opened.len() < self.pool.most
+            && members.refused_until.is_none_or(|until| until <= now());
+        if busy(&opened) >= SHARED && may_open {
+            members.opening += 1;
+            tokio::spawn(open(Arc::downgrade(self), Arc::clone(&live.opened), members.generation));
         }
+        opened.busy.fetch_add(1, Ordering::Relaxed);
+        Busy { connection: Arc::downgrade(self), live: live.clone(), opened, is_answered: false }
     }
 }
 
@@ -160,7 +134,6 @@ impl Drop for Opening {
     fn drop(&mut self) {
         if let Some(connection) = self.0.upgrade() {
             connection.pool.members.lock().opening -= 1;
-            connection.pool.freed.notify_waiters();
         }
     }
 }
@@ -170,13 +143,8 @@ async fn open(connection: Weak<Connection>, first: Arc<Opened>, generation: u64)
     {
         let _opening = Opening(Weak::clone(&connection));
         let Some(connection) = connection.upgrade() else { return };
-        let freed = Arc::clone(&connection.pool.freed);
         // That it has ended is seen when the next request looks for one.
-        let events: Events = Arc::new(move |event| {
-            if let Event::Closed(_) = event {
-                freed.notify_waiters();
-            }
-        });
+        let events: Events = Arc::new(|_| {});
         let opened = connection.config().open(&first.place, first.address, &events).await;
         let mut members = connection.pool.members.lock();
         match opened {

@@ -37,7 +37,7 @@ impl Pooler {
         let file = format!(
             "[databases]\n* = host=127.0.0.1 port={server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\n\
-             admin_users = {USER}\npool_mode = transaction\nmax_client_conn = 500\n\
+             admin_users = {USER}\npool_mode = transaction\nmax_client_conn = 2000\n\
              default_pool_size = 20\n{settings}\n",
             users.display()
         );

@@ -36,7 +36,7 @@ impl Calls {
             evict: of("SELECT {schema}.evict_1($1, $2::uuid, $3, $4, $5)"),
             keep: of("SELECT {schema}.keep_1($1, $2::uuid, $3, $4, $5)"),
             set_value: of("SELECT {schema}.set_value_1($1, $2::uuid, $3, $4, $5)"),
-            changed: of("SELECT claim, told FROM {schema}.changed_1($1::uuid[])"),
+            changed: of("SELECT claim, told FROM {schema}.changed_1($1::uuid[], $2::uuid[])"),
             sweep: of("SELECT {schema}.sweep_1()"),
             inspect: of(INSPECT),
             list: of(LIST),

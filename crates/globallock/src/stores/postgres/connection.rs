@@ -173,7 +173,7 @@ impl Connection {
     /// Carries out several statements in one transaction. Not repeated.
     pub(super) async fn run(self: &Arc<Self>, script: &str) -> Result<(), Failure> {
         let live = self.live().await?;
-        let mut busy = self.take(&live);
+        let mut busy = self.take(&live).await;
         let explicit;
         let script = if self.is_explicit(busy.opened()) {
             explicit = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;\n{script}");
@@ -191,7 +191,7 @@ impl Connection {
         statement: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Failure> {
-        let mut busy = self.take(live);
+        let mut busy = self.take(live).await;
         let client = &busy.opened().client;
         let is_explicit = self.is_explicit(busy.opened());
         let answer = timeout(self.config.timeout, async {

@@ -343,14 +343,22 @@ BEGIN
     RETURN CASE WHEN FOUND THEN 0 ELSE 2 END;
 END $$;
 
--- Which of these waiters do not wait any more: what each is told of its grant, or null if it should ask.
-CREATE OR REPLACE FUNCTION {schema}.changed_1(asked uuid[]) RETURNS TABLE (claim text, told text)
+-- What the owners of these claims would be told if the server could reach them: of a grant, of an eviction, or
+-- null if the claim should ask, because it is gone, or comes next and somebody in front of it has ended.
+CREATE OR REPLACE FUNCTION {schema}.changed_1(waiting uuid[], holding uuid[])
+RETURNS TABLE (claim text, told text)
 LANGUAGE sql STABLE
 SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
-    SELECT replace(a.id::text, '-', ''), CASE WHEN c.id IS NOT NULL THEN {schema}.granted_1(c) END
-        FROM unnest(asked) AS a (id) LEFT JOIN {schema}.claims c USING (id)
-        WHERE c.id IS NULL OR c.granted IS NOT NULL
+    SELECT replace(a.id::text, '-', ''), CASE WHEN c.granted IS NOT NULL THEN {schema}.granted_1(c) END
+        FROM unnest(waiting) AS a (id) LEFT JOIN {schema}.claims c USING (id)
+        WHERE c.id IS NULL OR c.granted IS NOT NULL OR (
+            SELECT bool_or(least(f.expires, f.ends) <= clock_timestamp()) AND bool_and(f.granted IS NOT NULL)
+            FROM (SELECT * FROM {schema}.claims WHERE key = c.key AND number < c.number
+                ORDER BY number LIMIT 8) AS f)
+    UNION ALL
+    SELECT replace(id::text, '-', ''), replace(id::text, '-', '') || ' evicted ' || notice
+        FROM {schema}.evictions WHERE id = ANY (waiting || holding) AND until > clock_timestamp()
 $$;
 
 -- Drops what has ended and nobody has asked for since.

@@ -1,16 +1,16 @@
-//! The slow look: what waiters do where the server cannot push, as behind a pooler.
+//! The slow look: what a manager does for its claims where the server cannot push, as behind a pooler.
 //!
-//! One request of a manager asks for all of its waiters, and changes nothing.
+//! One request asks for all of them, and changes nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::Inbox;
 use super::calls::Calls;
-use super::connection::Connection;
+use super::connection::{Connection, Listener};
 use crate::backend::ClaimId;
 use crate::stores::pushed::{Polls, Pushed};
 use crate::sync::now;
@@ -56,12 +56,13 @@ async fn look(connection: &Weak<Connection>, calls: &Calls, inbox: &Inbox, ends:
     let mut pause = PAUSE;
     loop {
         tokio::time::sleep(pause).await;
-        let mut waiting = inbox.waiters.waiting();
-        if waiting.is_empty() {
+        let is_idle = |(waiting, holding): &(Vec<_>, Vec<_>)| waiting.is_empty() && holding.is_empty();
+        let mut claims = inbox.waiters.untold();
+        if is_idle(&claims) {
             // Whoever begins to wait now begins to look; and one that began just before is seen here.
             ends.0.store(false, Ordering::SeqCst);
-            waiting = inbox.waiters.waiting();
-            if waiting.is_empty() || ends.0.swap(true, Ordering::SeqCst) {
+            claims = inbox.waiters.untold();
+            if is_idle(&claims) || ends.0.swap(true, Ordering::SeqCst) {
                 return;
             }
         }
@@ -70,22 +71,36 @@ async fn look(connection: &Weak<Connection>, calls: &Calls, inbox: &Inbox, ends:
             return;
         }
         let begun = now();
-        look_once(&connection, calls, inbox, &waiting).await;
-        pause = (begun.elapsed() * REST).clamp(PAUSE, LONGEST);
+        look_once(&connection, calls, inbox, &claims).await;
+        // Those that hold can only be evicted, which is rare.
+        let least = if claims.0.is_empty() { LONGEST } else { PAUSE };
+        pause = (begun.elapsed() * REST).clamp(least, LONGEST);
     }
 }
 
-async fn look_once(connection: &Arc<Connection>, calls: &Calls, inbox: &Inbox, waiting: &[ClaimId]) {
-    let ids: Vec<String> = waiting.iter().map(ToString::to_string).collect();
+async fn look_once(
+    connection: &Arc<Connection>,
+    calls: &Calls,
+    inbox: &Inbox,
+    (waiting, holding): &(Vec<ClaimId>, Vec<ClaimId>),
+) {
+    let texts = |claims: &[ClaimId]| claims.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (waiting, holding) = (texts(waiting), texts(holding));
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&waiting, Type::TEXT_ARRAY), (&holding, Type::TEXT_ARRAY)];
     // A failure is told to whoever renews.
-    let Ok(rows) = connection.query(&calls.changed, &[(&ids, Type::TEXT_ARRAY)]).await else { return };
+    let Ok(rows) = connection.query(&calls.changed, &parameters).await else { return };
     for row in &rows {
         let text = |column| row.try_get::<_, Option<&str>>(column).ok().flatten();
-        if let Some(pushed) = text(1).and_then(Pushed::parse) {
-            // A grant of a claim that was given up meanwhile is released by who gave it up.
-            drop(inbox.waiters.deliver(pushed));
-        } else if let Some(id) = text(0).and_then(ClaimId::parse) {
-            inbox.waiters.poll(Polls { id, poll_in: Duration::ZERO });
+        match text(1).map(|told| (Pushed::parse(told), told)) {
+            // A claim that was given up meanwhile is released by who gave it up.
+            Some((Some(pushed), _)) => drop(inbox.waiters.deliver(pushed)),
+            Some((None, evicted)) => inbox.message(evicted),
+            None => {
+                if let Some(id) = text(0).and_then(ClaimId::parse) {
+                    inbox.waiters.poll(Polls { id, poll_in: Duration::ZERO });
+                }
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ mod tls;
 mod unanswered;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,7 +39,7 @@ use self::looks::Looks;
 use self::unanswered::Unanswered;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
-    Release, StoreNotice, StoreNoticeKind, Summary, Value, ValueWrite, WaitMode,
+    Release, StoreNotice, Summary, Value, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -69,8 +69,6 @@ pub(crate) struct Postgres {
 struct Inbox {
     waiters: Waiters,
     hints: Hints,
-    /// Needed to release a grant that nobody here waits for. Unset until the store is made.
-    store: OnceLock<(Weak<Connection>, Arc<Calls>)>,
 }
 
 impl Postgres {
@@ -85,7 +83,6 @@ impl Postgres {
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
         let connection = Connection::new(config, channel.clone(), listener);
-        inbox.store.get_or_init(|| (Arc::downgrade(&connection), Arc::clone(&calls)));
         let is_ours = OnceLock::new();
         Ok(Arc::new(Postgres {
             connection,
@@ -141,15 +138,14 @@ impl Postgres {
         match answer {
             Answer::Held(grant) => {
                 let grant = grant.since(sent, claim);
+                self.look();
                 // The eviction may have been pushed before the answer, but cannot have come before the grant.
                 waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted)
             }
             Answer::Waiting { now_ms, look_in } => {
                 let clock = Clock { sent, server_ms: now_ms };
                 waiters.set_waiting(claim.id, clock, Some(look_in), false);
-                if !self.connection.listens() {
-                    self.looks.begin(&self.connection, &self.calls, &self.inbox);
-                }
+                self.look();
                 ClaimStatus::Waiting
             }
             Answer::Gone => ClaimStatus::Gone,
@@ -158,6 +154,13 @@ impl Postgres {
                 waiters.evict(claim.id, Arc::clone(&eviction));
                 ClaimStatus::Evicted(eviction)
             }
+        }
+    }
+
+    /// Sees to it that claims are told what concerns them though nothing is pushed.
+    fn look(&self) {
+        if !self.connection.listens() {
+            self.looks.begin(&self.connection, &self.calls, &self.inbox);
         }
     }
 
@@ -403,37 +406,15 @@ impl Listener for Inbox {
         } else if let Some(polls) = Polls::parse(text) {
             self.waiters.poll(polls);
         } else if let Some(pushed) = Pushed::parse(text) {
-            self.granted(pushed);
+            // It may come after the answer that told the same, because that comes on another connection. And a
+            // claim that was given up is released by who gave it up.
+            drop(self.waiters.deliver(pushed));
         }
     }
 
     fn resubscribed(&self) {
         self.waiters.poll_all();
         self.hints.give();
-    }
-}
-
-impl Inbox {
-    /// Delivers a grant, or releases it if nobody here waits for it.
-    fn granted(&self, pushed: Pushed) {
-        let Some(unwanted) = self.waiters.deliver(pushed) else { return };
-        let Some((connection, calls)) = self.store.get() else { return };
-        let (Some(connection), calls) = (connection.upgrade(), Arc::clone(calls)) else { return };
-        tokio::spawn(async move {
-            let durable = connection.config().durability == Durability::Wal;
-            let id = unwanted.id.to_string();
-            let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
-                (&unwanted.key, Type::TEXT),
-                (&id, Type::TEXT),
-                (&0_i64, Type::INT8),
-                (&durable, Type::BOOL),
-            ];
-            let released = connection.query(&calls.release, &parameters);
-            if let Err(failure) = released.await {
-                let reason = connection.config().reason(&failure);
-                connection.notices.say(StoreNoticeKind::NotHandedOver, &reason);
-            }
-        });
     }
 }
 

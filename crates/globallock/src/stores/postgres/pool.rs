@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::connection::{Connection, Live, timed_out};
@@ -66,6 +67,7 @@ pub(super) struct Busy {
     live: Live,
     opened: Arc<Opened>,
     is_answered: bool,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Busy {
@@ -85,7 +87,7 @@ impl Drop for Busy {
             return free(&self.opened);
         }
         // The caller has gone, but the server still works for it. The next answer comes after that.
-        let opened = Arc::clone(&self.opened);
+        let (opened, turn) = (Arc::clone(&self.opened), self.turn.take());
         let (connection, live) = (Weak::clone(&self.connection), self.live.clone());
         self.opened.runtime.spawn(async move {
             let limit = connection.upgrade().map(|connection| connection.config().timeout);
@@ -97,6 +99,7 @@ impl Drop for Busy {
                 connection.config().cancel(&opened).await;
             }
             free(&opened);
+            drop(turn);
         });
     }
 }
@@ -109,7 +112,27 @@ fn free(opened: &Opened) {
 impl Connection {
     /// Takes the connection with the fewest requests. If even that has many, another one is opened for those
     /// that come later.
-    pub(super) fn take(self: &Arc<Self>, live: &Live) -> Busy {
+    ///
+    /// # Cancel safety
+    /// Nothing is taken.
+    pub(super) async fn take(self: &Arc<Self>, live: &Live) -> Busy {
+        let opened = self.choose(live);
+        let turns = Arc::clone(&opened.turns);
+        // Until it is sent, nothing has to be waited for.
+        let mut taken = Busy {
+            connection: Arc::downgrade(self),
+            live: live.clone(),
+            opened,
+            is_answered: true,
+            turn: None,
+        };
+        taken.turn = turns.acquire_owned().await.ok();
+        taken.is_answered = false;
+        taken
+    }
+
+    /// Chooses the connection, and counts the request.
+    fn choose(self: &Arc<Self>, live: &Live) -> Arc<Opened> {
         let mut members = self.pool.members.lock();
         members.opened.retain(|opened| !opened.is_closed());
         let busy = |opened: &Arc<Opened>| opened.busy.load(Ordering::Relaxed);
@@ -118,12 +141,13 @@ impl Connection {
         let may_open = members.opening == 0
             && members.opened.len() < self.pool.most
             && members.refused_until.is_none_or(|until| until <= now());
-        if busy(&opened) >= SHARED && may_open {
+        let shared = if opened.facts.is_pooled { 1 } else { SHARED };
+        if busy(&opened) >= shared && may_open {
             members.opening += 1;
             tokio::spawn(open(Arc::downgrade(self), Arc::clone(&live.opened), members.generation));
         }
         opened.busy.fetch_add(1, Ordering::Relaxed);
-        Busy { connection: Arc::downgrade(self), live: live.clone(), opened, is_answered: false }
+        opened
     }
 }
 

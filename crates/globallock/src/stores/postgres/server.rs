@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::lookup_host;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
@@ -51,6 +51,9 @@ pub(super) struct Opened {
     pub(super) runtime: Handle,
     /// How many requests are not answered yet.
     pub(super) busy: AtomicUsize,
+    /// Who may send a request. A pooler gets one at a time, because it may give the second half of the next
+    /// one to another server once the first one is answered.
+    pub(super) turns: Arc<Semaphore>,
     /// When the last request was answered.
     pub(super) used: Mutex<Instant>,
     /// Tells the driver that this was dropped.
@@ -323,6 +326,7 @@ impl Config {
             driver: driver.abort_handle(),
             runtime: Handle::current(),
             busy: AtomicUsize::new(0),
+            turns: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             used: Mutex::new(now()),
             _gone: gone,
         };
@@ -342,6 +346,9 @@ impl Config {
         }
         opened.facts.version = version;
         opened.facts.is_pooled = told.is_none_or(|told| column(2).parse() != Ok(told));
+        if opened.facts.is_pooled {
+            opened.turns = Arc::new(Semaphore::new(1));
+        }
         opened.facts.is_explicit = column(3) != "read committed" || column(4) == "on";
         Ok(opened)
     }

@@ -199,12 +199,15 @@ impl Waiters {
         }
     }
 
-    /// The waiters whose grant was not told yet.
+    /// The waiters whose grant was not told yet, and the other claims; without those that were evicted.
     #[cfg(feature = "postgres")]
-    pub(crate) fn waiting(&self) -> Vec<ClaimId> {
+    pub(crate) fn untold(&self) -> (Vec<ClaimId>, Vec<ClaimId>) {
         let claims = self.claims();
-        let waits = |asked: &Asked| asked.waiter.as_ref().is_some_and(|waiter| waiter.pushed.is_none());
-        claims.iter().filter(|(_, asked)| waits(asked)).map(|(id, _)| *id).collect()
+        let untold = claims.iter().filter(|(_, asked)| asked.evicted.is_none());
+        let (waiting, others): (Vec<_>, Vec<_>) = untold
+            .partition(|(_, asked)| asked.waiter.as_ref().is_some_and(|waiter| waiter.pushed.is_none()));
+        let ids = |claims: Vec<(&ClaimId, &Asked)>| claims.into_iter().map(|(id, _)| *id).collect();
+        (ids(waiting), ids(others))
     }
 
     /// Waits until the server has granted or evicted `id` (its new status), or must be polled (`None`).

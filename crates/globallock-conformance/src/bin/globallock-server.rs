@@ -50,7 +50,7 @@ fn with_user<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn serve(url: &str, mut line: Value) {
-    let authority = url.splitn(4, '/').nth(2).unwrap_or_default();
+    let authority = url.split('/').nth(2).unwrap_or_default();
     let port: u16 = authority.rsplit(':').next().and_then(|port| port.parse().ok()).expect("it has a port");
     line["url"] = url.into();
     line["port"] = port.into();

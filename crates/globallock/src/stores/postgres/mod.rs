@@ -406,8 +406,8 @@ impl Listener for Inbox {
         } else if let Some(polls) = Polls::parse(text) {
             self.waiters.poll(polls);
         } else if let Some(pushed) = Pushed::parse(text) {
-            // It may come after the answer that told the same, because that comes on another connection. And a
-            // claim that was given up is released by who gave it up.
+            // It may come after the answer that told the same, because that comes on another connection. And
+            // a claim that was given up is released by who gave it up.
             drop(self.waiters.deliver(pushed));
         }
     }

@@ -11,8 +11,8 @@ use super::connection::{Connection, Live, timed_out};
 use super::server::{Events, Opened};
 use crate::sync::{Instant, Mutex, now};
 
-/// How many requests are sent on each connection before another one is opened. Few share one well, because none
-/// takes long, and a connection costs the server a process.
+/// How many requests are sent on each connection before another one is opened. Few share one well, because
+/// none takes long, and a connection costs the server a process.
 const SHARED: usize = 4;
 /// How long a connection may be idle until it is closed.
 const IDLE: Duration = Duration::from_secs(30);

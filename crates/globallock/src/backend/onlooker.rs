@@ -145,13 +145,7 @@ impl Summary {
     pub fn of(name: &Name, queue: &[Entry]) -> Option<Self> {
         let first = queue.first()?;
         let held = || queue.iter().filter(|entry| entry.held);
-        let kind = match LockKind::of(first.permits) {
-            LockKind::Permits { capacity, .. } => {
-                let count = held().fold(0_u32, |sum, entry| sum.saturating_add(entry.permits.count));
-                LockKind::Permits { count, capacity }
-            }
-            kind => kind,
-        };
+        let kind = Self::kind_of(first.permits, held().map(|entry| u64::from(entry.permits.count)).sum());
         Some(Summary {
             name: name.clone(),
             kind,
@@ -162,6 +156,16 @@ impl Summary {
             oldest_wait: queue.iter().filter(|entry| !entry.held).filter_map(|entry| entry.age).max(),
             holder: held().next().cloned(),
         })
+    }
+
+    /// The kind of lock that the first claim makes of a name of which so many permits are held.
+    pub(crate) fn kind_of(first: Permits, held: u64) -> LockKind {
+        match LockKind::of(first) {
+            LockKind::Permits { capacity, .. } => {
+                LockKind::Permits { count: u32::try_from(held).unwrap_or(u32::MAX), capacity }
+            }
+            kind => kind,
+        }
     }
 
     /// Whether both say the same but for the time that has passed.

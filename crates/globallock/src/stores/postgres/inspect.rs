@@ -10,7 +10,6 @@ use super::answers::whole;
 use super::{Postgres, not_ours};
 use crate::backend::{ClaimId, Entry, Summary};
 use crate::error::Result;
-use crate::kind::LockKind;
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Permits;
@@ -92,12 +91,7 @@ impl Postgres {
         let Some(name) = key.strip_prefix(&self.config().prefix).and_then(|name| Name::new(name).ok()) else {
             return Some(None);
         };
-        let kind = match LockKind::of(permits(row, 1, 2)?) {
-            LockKind::Permits { capacity, .. } => {
-                LockKind::Permits { count: u32::try_from(get::<i64>(row, 5)?).unwrap_or(u32::MAX), capacity }
-            }
-            kind => kind,
-        };
+        let kind = Summary::kind_of(permits(row, 1, 2)?, whole(get(row, 5)?));
         let holder = match get::<Option<&str>>(row, 9)? {
             None => None,
             Some(_) => {

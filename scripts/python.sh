@@ -58,9 +58,9 @@ add_command() {
 wheel() {
     wheels="$target/python/release"
     rm -rf "$wheels"
-    cargo build --quiet --locked --release -p globallock-cli
-    "$tools/bin/maturin" build --quiet --locked --release --out "$wheels" >&2
-    add_command "$target/release/globallock"
+    cargo build --quiet --locked --profile wheel -p globallock-cli
+    "$tools/bin/maturin" build --quiet --locked --profile wheel --out "$wheels" >&2
+    add_command "$target/wheel/globallock"
     ls "$wheels"/*.whl
 }
 

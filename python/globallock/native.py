@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import weakref
@@ -14,7 +15,7 @@ from .addresses import Seconds
 from .base import GlobalLockManager
 from .engine import Claim, Engine, LockRequest, Value
 from .exceptions import InvalidOption, NotLocked
-from .greenlets import ask, refuse_eventlet
+from .greenlets import ask, is_patched, refuse_eventlet
 from .lock_options import MOST_PERMITS, Times, count, kind, refuse_unknown
 from .loops import warn_in_a_loop
 from .oneself import confirm, refuse_to_wait_for_oneself
@@ -205,12 +206,15 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     def _take(
         self, request: "Optional[LockRequest]", taken: "list[Any]"
     ) -> "Optional[Acquisition[_rust.Guard]]":
-        warn_in_a_loop(self.name)
+        if asyncio._get_running_loop() is not None:
+            warn_in_a_loop(self.name)
         request = request or self._lock_request()
-        if self._engine.native.holds(request) is not None:
+        native = self._engine.native
+        if native.holds(request) is not None:
             confirm(self, request)
         self._begin(request)
-        guard = ask(self._engine.native.acquire(request), taken)
+        # Under gevent, other greenlets run meanwhile.
+        guard = ask(native.acquire(request), taken) if is_patched() else native.take(request, taken)
         return None if guard is None else self._granted(guard, request)
 
     def _begin(self, request: LockRequest) -> LockRequest:
@@ -263,7 +267,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
         guard = self._forget(acquisition)
         if guard is not None:
-            self._warn(ask(guard.release()))
+            self._warn(ask(guard.release()) if is_patched() else guard.give_back())
 
     def _warn_of_refused(self, left: "Acquisition[Any]") -> None:
         if left.granted is None and not left.is_known:

@@ -69,7 +69,7 @@ class _Checked:
 
 
 #: The calls that ask the store. A release is no call that fails.
-_OF_MANAGERS = frozenset({"acquire", "begin", "connect", "evict", "inspect", "list", "names"})
+_OF_MANAGERS = frozenset({"acquire", "begin", "connect", "evict", "inspect", "list", "names", "take"})
 _OF_GUARDS = frozenset({"renew", "set_value", "succeed"})
 _OF_WATCHES = frozenset({"next"})
 

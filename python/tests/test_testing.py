@@ -185,8 +185,8 @@ def test_every_call_of_the_core_that_asks_the_store_is_known_here():
     without = {
         _rust.Manager: {"address", "close", "holds", "watch"},
         _rust.Guard: {
-            "asked", "fencing_token", "is_asked_to_end", "is_held", "keep_nobody_out", "kept_for", "let_go",
-            "loss", "lost", "own", "release", "remaining", "value",
+            "asked", "fencing_token", "give_back", "is_asked_to_end", "is_held", "keep_nobody_out",
+            "kept_for", "let_go", "loss", "lost", "own", "release", "remaining", "value",
         },
         _rust.Watch: {"close", "take"},
     }  # fmt: skip

@@ -107,6 +107,10 @@ impl Drop for Guard {
         if !*self.has_owner.get_mut() {
             self.with(keep_nobody_out);
         }
+        // Mostly it was released, so that nothing is left.
+        if let Some(held) = Arc::get_mut(&mut self.guard) {
+            held.drop_if(|held| held.get_mut().unwrap_or_else(PoisonError::into_inner).is_none());
+        }
     }
 }
 
@@ -126,6 +130,19 @@ async fn release(guard: globallock::Guard) -> Option<String> {
             is_news.then(|| "had been lost before it was released".to_owned())
         }
         Err(error) => Some(format!("could not be released yet, which goes on in the background: {error}")),
+    }
+}
+
+/// Takes the guard at once, and releases it once this is awaited, or dropped.
+fn released(held: &Held, process: u32) -> impl Future<Output = Option<String>> + Send + use<> {
+    let here = held.get_in(process);
+    let (is_here, guard) = (here.is_some(), here.and_then(taken));
+    async move {
+        match guard {
+            None if !is_here => Some(FOREIGN.to_owned()),
+            None => None,
+            Some(guard) => release(guard).await,
+        }
     }
 }
 
@@ -183,16 +200,15 @@ impl Guard {
         let held = Arc::clone(&self.guard);
         // If the wait is cancelled, the guard is dropped, and so released in the background.
         Request::begun(WaitKind::Answer, move |process| {
-            let here = held.get_in(process);
-            let (is_here, guard) = (here.is_some(), here.and_then(taken));
-            async move {
-                Outcome::Text(match guard {
-                    None if !is_here => Some(FOREIGN.to_owned()),
-                    None => None,
-                    Some(guard) => release(guard).await,
-                })
-            }
+            let released = released(&held, process);
+            async move { Outcome::Text(released.await) }
         })
+    }
+
+    /// Does the same for the calling thread, which waits for it: with no request in between, and so cheaper.
+    fn give_back(&self, python: Python<'_>) -> PyResult<Option<String>> {
+        let process = Process::current()?;
+        process.block_on(python, WaitKind::Answer, released(&self.guard, process.id))
     }
 
     /// Records the success of the run that the lock was acquired for, and releases the lock.

@@ -147,7 +147,8 @@ impl LockRequest {
     fn is_of(&self, objects: &Bound<'_, PyTuple>) -> bool {
         let python = objects.py();
         let Some(made_of) = self.made_of.as_ref().map(|made_of| made_of.bind(python)) else { return false };
-        made_of.len() == objects.len() && made_of.iter().zip(objects).all(|(one, other)| one.is(&other))
+        let mut both = made_of.iter_borrowed().zip(objects.iter_borrowed());
+        made_of.len() == objects.len() && both.all(|(one, other)| one.is(&*other))
     }
 
     /// The same with another wait.

@@ -8,16 +8,17 @@ use futures_util::{StreamExt, TryStreamExt};
 use globallock::internals::{Running, Turn, begin_in_time, redacted};
 use globallock::{Entry, EntryKey, Error, LockManager, ManagerOptions, Options, Release, Result};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use tokio::sync::{OnceCell, watch};
 
 use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise, seconds};
 use crate::holds::Names;
-use crate::lock_request::LockRequest;
+use crate::lock_request::{Asked, LockRequest};
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
-use crate::request::Request;
+use crate::request::{Request, noted_in};
 use crate::watch::{Changes, Watch, fields};
 
 /// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of
@@ -102,13 +103,17 @@ impl Store {
 impl Manager {
     /// This process's connection, which may not be made yet.
     fn connected(&self) -> Arc<Connected> {
-        let process = std::process::id();
+        self.connected_in(std::process::id())
+    }
+
+    /// The same, where it is known which process this is: to ask costs a system call.
+    fn connected_in(&self, process: u32) -> Arc<Connected> {
         loop {
             let known = self.connected.load_full();
             if let Some(connected) = known.as_ref().filter(|connected| connected.process == process) {
                 return Arc::clone(connected);
             }
-            let store = ForkGuarded::new(OnceCell::new());
+            let store = ForkGuarded::of(process, OnceCell::new());
             let fresh = Arc::new(Connected { process, store, closed: watch::Sender::new(false) });
             self.connected.compare_and_swap(&known, Some(fresh));
         }
@@ -117,6 +122,23 @@ impl Manager {
     fn store(&self) -> Store {
         Store { connected: self.connected(), url: Arc::clone(&self.url), options: Arc::clone(&self.options) }
     }
+}
+
+/// Acquires a lock by this connection.
+async fn acquire(
+    connected: &Connected,
+    url: &str,
+    options: &ManagerOptions,
+    asked: &Arc<Asked>,
+    names: &Arc<Names>,
+) -> Result<Outcome> {
+    let process = connected.process;
+    let lock = asked.lock(connected.manager(process, url, options).await?, &options.locks);
+    let guard = match lock.options().wait {
+        Some(wait) => lock.try_acquire_for(wait).await?,
+        None => Some(lock.acquire().await?),
+    };
+    Ok(Outcome::Granted(guard.map(|guard| asked.granted(guard, process, names, None))))
 }
 
 #[pymethods]
@@ -142,14 +164,21 @@ impl Manager {
     fn acquire(&self, request: &Bound<'_, LockRequest>) -> Request {
         let (store, asked, names) = (self.store(), request.get().asked(), Arc::clone(&self.names));
         Request::fallible(WaitKind::Grant, async move {
-            let lock = asked.lock(store.manager().await?, &store.options.locks);
-            let guard = match lock.options().wait {
-                Some(wait) => lock.try_acquire_for(wait).await?,
-                None => Some(lock.acquire().await?),
-            };
-            let process = store.connected.process;
-            Ok(Outcome::Granted(guard.map(|guard| asked.granted(guard, process, &names, None))))
+            acquire(&store.connected, &store.url, &store.options, &asked, &names).await
         })
+    }
+
+    /// Does the same for the calling thread, which waits for it: with no request in between, and so cheaper.
+    ///
+    /// Puts what is granted into `taken` as well, before Python code can be interrupted.
+    fn take(&self, request: &Bound<'_, LockRequest>, taken: &Bound<'_, PyList>) -> PyResult<Py<PyAny>> {
+        let (python, process, asked) = (request.py(), Process::current()?, request.get().asked());
+        let connected = self.connected_in(process.id);
+        let (url, options, names) = (&*self.url, &*self.options, &self.names);
+        let outcome = process.block_on(python, WaitKind::Grant, async {
+            acquire(&connected, url, options, &asked, names).await.unwrap_or_else(Outcome::Failed)
+        })?;
+        noted_in(python, outcome, Some(taken))
     }
 
     /// Acquires a lock for work that is done once in a while: a guard if the work is to be done, how many

@@ -236,6 +236,14 @@ impl<T> ForkGuarded<T> {
         self.value.as_ref().filter(|_| self.process == process)
     }
 
+    /// Drops the value already if nothing is left of it that concerns its process, so that nobody need ask
+    /// which process this is.
+    pub(crate) fn drop_if(&mut self, is_nothing: impl FnOnce(&mut T) -> bool) {
+        if self.value.as_mut().is_some_and(is_nothing) {
+            self.value = None;
+        }
+    }
+
     /// The value, in the process that made it; `None` in a forked child.
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.process == std::process::id())
@@ -244,6 +252,9 @@ impl<T> ForkGuarded<T> {
 
 impl<T> Drop for ForkGuarded<T> {
     fn drop(&mut self) {
+        if self.value.is_none() {
+            return;
+        }
         let here = std::process::id();
         if self.process != here {
             mem::forget(self.value.take());

@@ -63,6 +63,22 @@ impl Request {
     }
 }
 
+/// What Python gets of an outcome. What is granted is in the list `taken` as well, before Python code can be
+/// interrupted.
+pub(crate) fn noted_in(
+    python: Python<'_>,
+    outcome: Outcome,
+    taken: Option<&Bound<'_, PyList>>,
+) -> PyResult<Py<PyAny>> {
+    let outcome = outcome.into_python(python)?;
+    if let Some(taken) = taken
+        && outcome.bind(python).is_instance_of::<Guard>()
+    {
+        taken.append(&outcome)?;
+    }
+    Ok(outcome)
+}
+
 #[pymethods]
 impl Request {
     /// Waits for the outcome, `limit` seconds at most; `None` if that was not enough.
@@ -83,13 +99,7 @@ impl Request {
                 timeout(limit, asked).await.unwrap_or(Outcome::Flag(None))
             })?,
         };
-        let outcome = outcome.into_python(python)?;
-        if let Some(taken) = taken
-            && outcome.bind(python).is_instance_of::<Guard>()
-        {
-            taken.append(&outcome)?;
-        }
-        Ok(outcome)
+        noted_in(python, outcome, taken)
     }
 
     /// Starts it for an event loop, and returns the number under which the bridge gives its outcome.

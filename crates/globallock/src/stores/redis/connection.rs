@@ -135,7 +135,7 @@ impl Connection {
             match self.send(&live, repeated.as_ref().unwrap_or(command)).await {
                 Err(failure) if failure.kind == Kind::NoScript && !loaded => {
                     loaded = true;
-                    self.load_scripts(&live).await?;
+                    Box::pin(self.load_scripts(&live)).await?;
                 }
                 Err(failure) if failure.kind == Kind::Disconnected => {
                     let Some(again) = again.take() else { return Err(failure) };
@@ -150,7 +150,10 @@ impl Connection {
         let mut connection = live.opened.connection.clone();
         let answer = match live.commands {
             Commands::Redis7 => connection.send_packed_command(command).await,
-            Commands::Redis6 => connection.send_packed_command(&rewritten(command)).await,
+            Commands::Redis6 => {
+                let rewritten = rewritten(command);
+                Box::pin(connection.send_packed_command(&rewritten)).await
+            }
         };
         self.judge(live, answer.and_then(Value::extract_error))
     }
@@ -213,6 +216,13 @@ impl Connection {
         if let Some(live) = &self.state.borrow().live {
             return Ok(live.clone());
         }
+        // What is rarely waited for has memory of its own here and below. So a request has a small future,
+        // which takes less time to allocate.
+        Box::pin(self.tried()).await
+    }
+
+    /// Waits for the result of the next try to connect.
+    async fn tried(self: &Arc<Self>) -> Result<Live, Failure> {
         let mut state = self.state.subscribe();
         let failed = state.borrow_and_update().failed;
         let is_first =

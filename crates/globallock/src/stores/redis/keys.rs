@@ -35,7 +35,7 @@ pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
 
 /// The key of the lock itself.
 pub(super) fn lock(prefix: &str, name: &Name) -> String {
-    format!("{prefix}{}", name.as_str())
+    [prefix, name.as_str()].concat()
 }
 
 /// The keys of one lock, in the order that the scripts expect.
@@ -69,7 +69,8 @@ pub(super) fn is_side_key(key: &str) -> bool {
 
 fn side_key(lock: &str, side: &str) -> String {
     if !lock.contains(['{', '}']) {
-        return format!("{{{lock}}}:{side}");
+        // As `format!` does, whose text grows by its parts.
+        return ["{", lock, "}:", side].concat();
     }
     // Braces in the name change which part of the key is hashed, so that the name cannot be the hash tag. A
     // number with the same hash slot is the tag instead.

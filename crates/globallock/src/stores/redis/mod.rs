@@ -189,7 +189,7 @@ impl Backend for Redis {
         loop {
             let sent = Instant::now();
             let answer = if claim.wants_value {
-                self.join_and_read(claim, &command).await
+                Box::pin(self.join_and_read(claim, &command)).await
             } else {
                 let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
                 answer.map(|answer| (answer, None))
@@ -203,7 +203,7 @@ impl Backend for Redis {
                 if let [texts::WAITING, _, poll_in, foreign @ (texts::FOREIGN_HOLDER | texts::GAP)] =
                     *integers(&answer)
                 {
-                    self.watch(claim, foreign == texts::FOREIGN_HOLDER, poll_in).await;
+                    Box::pin(self.watch(claim, foreign == texts::FOREIGN_HOLDER, poll_in)).await;
                 }
                 if !waits && matches!(status, Ok(ClaimStatus::Gone)) {
                     self.inbox.waiters.forget(claim.id);
@@ -272,7 +272,8 @@ impl Backend for Redis {
         let command = self.call(&self.connection.scripts().release, claim, false, &arguments);
         let answer = if evicted {
             let shortened = self.shortened_notice(claim);
-            let (answer, _) = tokio::join!(self.request(&command), self.request(&shortened));
+            let both = async { tokio::join!(self.request(&command), self.request(&shortened)) };
+            let (answer, _) = Box::pin(both).await;
             // Whatever the answer: a release that is repeated needs no notice any more.
             self.inbox.waiters.forget(claim.id);
             answer?
@@ -317,7 +318,7 @@ impl Redis {
             // In a task of its own, because the caller may drop this future. Waited for, because the process
             // may end afterwards.
             let handover = tokio::spawn(hand_over(Arc::clone(&self.connection), command));
-            drop(tokio::time::timeout(self.connection.config().timeout, handover).await);
+            drop(Box::pin(tokio::time::timeout(self.connection.config().timeout, handover)).await);
         }
         if parts & TAKEN_OUT == 0 { Release::NotHeld } else { Release::Released }
     }

@@ -155,8 +155,16 @@ pub(super) fn call(script: &Script, prefix: &str, name: &Name) -> Cmd {
 }
 
 pub(super) fn call_on(script: &Script, keys: &[String]) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call_with(script, keys, &[])
+}
+
+/// Makes a call of `script` on these keys with these arguments, and room for one more.
+fn call_with(script: &Script, keys: &[String], arguments: &[&[u8]]) -> Cmd {
+    // One that grows by its parts is copied again and again. Of the other parts, the hash is the longest.
+    let parts = keys.iter().map(String::len).chain(arguments.iter().map(|argument| argument.len()));
+    let size = 4 * script.get_hash().len() + parts.sum::<usize>();
+    let mut command = Cmd::with_capacity(4 + keys.len() + arguments.len(), size);
+    command.arg("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
     command
 }
 
@@ -173,8 +181,7 @@ impl Config {
         let mut keys = Vec::from(keys(&self.prefix, name));
         keys.extend(noticed.map(|id| notice(&self.prefix, name, id)));
         keys.extend(self.gap.map(|_| gaps(&self.prefix, name)));
-        let mut command = call_on(script, &keys);
-        command.arg(arguments);
+        let mut command = call_with(script, &keys, arguments);
         if let Some(gap) = self.gap {
             command.arg(milliseconds(gap));
         }

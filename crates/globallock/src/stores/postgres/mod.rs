@@ -393,7 +393,7 @@ impl Backend for Postgres {
     }
 
     fn set_up_script(&self) -> Option<String> {
-        Some(self.script())
+        Some(format!("BEGIN;\n{}\nCOMMIT;\n", self.script()))
     }
 }
 

@@ -19,6 +19,7 @@ __all__ = [
     "Loss",
     "NotLocked",
     "Reason",
+    "StaleToken",
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
@@ -216,6 +217,18 @@ class StoreUnavailable(GlobalLockError, ConnectionError):
     ... except StoreUnavailable:
     ...     print("try again later")
     try again later
+    """
+
+
+class StaleToken(GlobalLockError):
+    """A write has a lower fencing token than an earlier one, because its lock was lost and held by others since.
+
+    ::
+
+        try:
+            check_fence(cursor, "orders/7", lock)
+        except StaleToken:
+            ...  # what was read under the lock may be old: begin again
     """
 
 

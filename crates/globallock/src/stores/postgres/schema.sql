@@ -58,6 +58,12 @@ CREATE {unlogged} TABLE IF NOT EXISTS {schema}."values" (
     written   timestamptz NOT NULL,
     until     timestamptz NOT NULL
 );
+-- The highest fencing token that has written to a resource of the user's own: see `fence_1`. It is as lasting as
+-- the database, since what it guards is there too.
+CREATE TABLE IF NOT EXISTS {schema}.fences (
+    resource  text COLLATE "C" NOT NULL PRIMARY KEY,
+    number    bigint NOT NULL
+);
 COMMENT ON TABLE {schema}.claims IS 'globallock 1';
 
 DO $setup$

@@ -221,7 +221,7 @@ class StoreUnavailable(GlobalLockError, ConnectionError):
 
 
 class StaleToken(GlobalLockError):
-    """A write has a lower fencing token than an earlier one, because its lock was lost and held by others since.
+    """A write has a lower fencing token than an earlier one: its lock was lost, and held by others since.
 
     ::
 

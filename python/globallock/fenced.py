@@ -1,7 +1,7 @@
 """The guarded side of a lock: writes of a holder that has lost its lock meanwhile are refused.
 
-A lock cannot stop a process that was paused while it wrote. What it writes to can, if it refuses fencing tokens
-that are lower than one that it has seen.
+A lock cannot stop a process that was paused while it wrote. What it writes to can, if it refuses fencing
+tokens that are lower than one that it has seen.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ __all__ = ["Fenced", "fenced"]
 
 
 class Fenced:
-    """A mixin of mapped classes: a row keeps the highest fencing token that has written it, and refuses lower.
+    """A mixin of mapped classes: a row keeps the highest fencing token that wrote it, and refuses lower ones.
 
     A flush compares the token of the block of ``fenced()`` around with that of the row, which it locks until
     the transaction ends. Without a token it raises ``NotLocked``. What a statement writes by itself
@@ -51,8 +51,8 @@ def _changed(mapper: Any, connection: Any, row: Any) -> None:
     seen = connection.execute(found.with_for_update()).scalar()
     if seen is not None and seen > token:
         raise StaleToken(
-            f"the fencing token {token} is lower than {seen}, by which this row of {table.name} was written: the "
-            "lock was lost, and somebody else has held it since"
+            f"the fencing token {token} is lower than {seen}, by which this row of {table.name} was written: "
+            "the lock was lost, and somebody else has held it since"
         )
     row.fence = token
 

@@ -31,11 +31,13 @@ def test_the_database_refuses_a_lower_token_until_the_end_of_its_transactions(po
     with globallock.GlobalLockManager(postgres_server.url) as lockman:
         with lockman.hold("orders/7", timeout=60) as earlier:
             early = earlier.fencing_token
-        with lockman.hold("orders/7", timeout=60) as later, psycopg.connect(postgres_server.url) as connection:
+        connect = psycopg.connect(postgres_server.url)
+        with lockman.hold("orders/7", timeout=60) as later, connect as connection:
             check_fence(connection.cursor(), "orders/7", later)
             connection.commit()
             check_fence(connection.cursor(), "orders/8", early)
-            with pytest.raises(globallock.StaleToken, match=f"{early} of 'orders/7' is lower than") as refused:
+            lower = f"{early} of 'orders/7' is lower than"
+            with pytest.raises(globallock.StaleToken, match=lower) as refused:
                 check_fence(connection.cursor(), "orders/7", early)
             assert "GL003" not in str(refused.value)
             connection.rollback()
@@ -71,7 +73,10 @@ def fence_elsewhere(url, token):
 def wait_for_a_waiter(url):
     import psycopg
 
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%fence_1%'"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND query LIKE '%fence_1%'"
+    )
     with psycopg.connect(url, autocommit=True) as connection:
         while connection.execute(waiting).fetchone() == (0,):
             pass

@@ -21,7 +21,8 @@ from django.conf import settings
 place = urlparse(sys.argv[1])
 DATABASE = {
     "ENGINE": "django.db.backends.postgresql", "HOST": place.hostname, "PORT": place.port,
-    "USER": unquote(place.username), "PASSWORD": unquote(place.password), "NAME": place.path.lstrip("/"),
+    "USER": unquote(place.username), "PASSWORD": unquote(place.password),
+    "NAME": place.path.lstrip("/") or place.username,
 }
 settings.configure(
     DATABASES={"default": DATABASE, "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
@@ -40,8 +41,8 @@ from globallock.django import get_default_global_lock_manager, get_shared_global
 
 @pytest.fixture(scope="module")
 def postgres():
-    """A server of its own, because its tables come and go."""
-    yield from server("postgres")
+    """A server of its own, whose user may make databases and tables."""
+    yield from server("postgres-owned")
 
 
 @pytest.fixture
@@ -176,7 +177,8 @@ def test_five_processes_that_migrate_at_once_migrate_once(bare, tmp_path):
     (app / "migrations" / "0001_initial.py").write_text(MIGRATION)
     database = {
         "ENGINE": "django.db.backends.postgresql", "HOST": place.hostname, "PORT": place.port,
-        "USER": place.username, "PASSWORD": place.password, "NAME": place.path.lstrip("/"),
+        "USER": place.username, "PASSWORD": place.password,
+        "NAME": place.path.lstrip("/") or place.username,
     }  # fmt: skip
     (tmp_path / "shop_settings.py").write_text(
         f"DATABASES = {{'default': {database!r}}}\nINSTALLED_APPS = ['globallock', 'shop']\nUSE_TZ = True\n"
@@ -185,7 +187,7 @@ def test_five_processes_that_migrate_at_once_migrate_once(bare, tmp_path):
     log = tmp_path / "log"
     environment = {
         **os.environ, "DJANGO_SETTINGS_MODULE": "shop_settings", "SHOP_LOG": str(log),
-        "PYTHONPATH": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     command = [sys.executable, "-m", "django", "globallock", "run", "--", "migrate", "--no-color"]
     processes = [

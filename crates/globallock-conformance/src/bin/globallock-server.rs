@@ -6,6 +6,7 @@
 use std::io::{Error, Read, Result};
 
 use globallock_conformance::server::certificates::Certificates;
+use globallock_conformance::server::postgres::{Postgres, USER as OWNER};
 use globallock_conformance::server::redis::{Redis, Sentinels};
 use globallock_conformance::stores::kinds;
 use serde_json::{Value, json};
@@ -33,6 +34,12 @@ fn main() -> Result<()> {
             let set = Sentinels::start()?;
             let primary = set.primary.port();
             serve(&set.url().replace("/main", ""), json!({ "primary": primary }));
+        }
+        "postgres-owned" => {
+            // Its user may do what the user of a Django project may: make databases, and tables in them.
+            let server = Postgres::start_bare(&[])?;
+            server.sql(&format!("ALTER DATABASE {OWNER} OWNER TO {OWNER}; ALTER ROLE {OWNER} CREATEDB"));
+            serve(&server.url(), json!({}));
         }
         name => {
             let kind = kinds().find(|kind| kind.name == name && kind.servers > 0);

@@ -20,8 +20,8 @@ EARLY = "others are let in before"
 
 
 def keeps(url):
-    """Whether the store keeps others out by itself, as docs/redis.md and docs/etcd.md say."""
-    return url.startswith(("redis", "etcd"))
+    """Whether the store keeps others out by itself, as the pages of those stores say."""
+    return url.startswith(("redis", "etcd", "postgres"))
 
 
 def is_free(url, name):

@@ -139,7 +139,7 @@ fn an_address_that_is_not_meant_so_is_refused_with_what_it_needs() {
         ("postgres://u@h?dbname=x", "the database is the path"),
         (
             "postgres://u@h?colour=red",
-            "known are: schema, prefix, timeout, durability, setup, connections, listen",
+            "known are: schema, prefix, timeout, durability, connections, listen",
         ),
     ] {
         let refused = refusal(text);

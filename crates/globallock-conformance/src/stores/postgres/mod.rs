@@ -5,6 +5,7 @@ mod wire;
 
 use std::io::Result;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::block_in_place;
@@ -164,10 +165,11 @@ impl TestStore for Pooled {
     fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
         let pushed = format!("{}?listen=127.0.0.1:{}", self.url(), self.server.port());
         let tools = || vec![self.server.tools()];
-        vec![
-            under_test(&self.url(), tools(), kind, child.clone()),
-            under_test(&pushed, tools(), &format!("{kind}-pushed"), child),
-        ]
+        // A pooler is one process for both, and asks for one thing at a time.
+        let lease = Duration::from_secs(3);
+        [(self.url(), kind.to_owned()), (pushed, format!("{kind}-pushed"))]
+            .map(|(url, kind)| StoreUnderTest { lease, ..under_test(&url, tools(), &kind, child.clone()) })
+            .into()
     }
 
     fn left(&self, name: &str) -> Vec<String> {

@@ -137,10 +137,7 @@ fn an_address_that_is_not_meant_so_is_refused_with_what_it_needs() {
         ("postgres://u:p@h?password_file=/x", "more than one password"),
         ("postgres://u@h?service=x", "there is no service of the name"),
         ("postgres://u@h?dbname=x", "the database is the path"),
-        (
-            "postgres://u@h?colour=red",
-            "known are: schema, prefix, timeout, durability, connections, listen",
-        ),
+        ("postgres://u@h?colour=red", "known are: schema, prefix, timeout, durability, connections, listen"),
     ] {
         let refused = refusal(text);
         assert!(refused.contains(remedy), "{text}: {refused}");

@@ -223,12 +223,14 @@ class StoreUnavailable(GlobalLockError, ConnectionError):
 class StaleToken(GlobalLockError):
     """A write has a lower fencing token than an earlier one: its lock was lost, and held by others since.
 
-    ::
-
-        try:
-            check_fence(cursor, "orders/7", lock)
-        except StaleToken:
-            ...  # what was read under the lock may be old: begin again
+    >>> def ship(order, token):
+    ...     if token < order["fence"]:
+    ...         raise StaleToken("a later holder has shipped it")
+    >>> try:
+    ...     ship({"fence": 12}, token=11)
+    ... except StaleToken as stale:
+    ...     print(stale)
+    a later holder has shipped it
     """
 
 

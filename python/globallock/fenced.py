@@ -53,9 +53,10 @@ def fencing_token(lock: Any = None) -> int:
     """
     if isinstance(lock, bool):
         raise InvalidOption("the fencing token is of type bool: give a lock, or its token")
-    token = _token.get() if lock is None else lock if isinstance(lock, int) else lock.fencing_token
+    token: Any = _token.get() if lock is None else getattr(lock, "fencing_token", lock)
     if token is None:
-        what = "this write has no fencing token" if lock is None else f"the lock {lock.name!r} is not held"
+        name = getattr(lock, "name", "")
+        what = "this write has no fencing token" if lock is None else f"the lock {name!r} is not held"
         raise NotLocked(f"{what}: write within `with fenced(lock):`, or give the lock that is held")
     return int(token)
 

@@ -327,7 +327,7 @@ def test_a_copy_is_the_recipe_and_holds_nothing(url, name, copied):
             assert copied(original)._lock_request() == original._lock_request()
         asynchronous = copied(globallock.aio.AsyncLock(lock))
         assert not asynchronous.is_locked and asynchronous.sync is not lock
-        several = lockman.lock_all([f"{name}-1", f"{name}-2"], blocking_timeout=0.05)
+        several = lockman.lock_all([f"{name}-1", f"{name}-2"], blocking_timeout=0.5)
         with several:
             assert not copied(several).is_locked and not copied(several).acquire() and several.is_locked
     assert again.acquire() and again.is_locked and not lock.is_locked and not lock.acquire()

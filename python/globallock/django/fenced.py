@@ -10,9 +10,7 @@ from ..exceptions import StaleToken
 from ..fenced import fenced, fencing_token
 
 if TYPE_CHECKING:
-    from typing import Iterable, Optional, Tuple
-
-    from django.db.models.fields import Field
+    from typing import Tuple
 
 __all__ = ["FencedModel", "fenced"]
 
@@ -64,18 +62,10 @@ class FencedModel(models.Model):
                 self._refuse(manager, token)
             return super().delete(*args, **options)
 
-    def _do_update(
-        self,
-        base_qs: Any,
-        using: "Optional[str]",
-        pk_val: Any,
-        values: "Iterable[Tuple[Field[Any, Any], Any, Any]]",
-        *more: Any,
-    ) -> Any:
+    def _do_update(self, base_qs: Any, *arguments: Any, **named: Any) -> Any:
         # The only place in which Django makes the statement of an update.
-        updated = super()._do_update(  # type: ignore[misc]
-            base_qs.filter(fence__lte=self.fence), using, pk_val, values, *more
-        )
+        rows = base_qs.filter(fence__lte=self.fence)
+        updated = super()._do_update(rows, *arguments, **named)
         if not updated:
             self._refuse(base_qs, self.fence)
         return updated

@@ -24,7 +24,7 @@ const ROUNDS: usize = 5;
 const RUN: Duration = Duration::from_secs(2);
 
 /// The table that is inserted into and deleted from, as large a row as a claim, with the same indexes.
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS bench_raw \
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS globallock.bench_raw \
     (id bigint PRIMARY KEY, name text NOT NULL, owner text NOT NULL, joined timestamptz NOT NULL, \
     UNIQUE (name, id))";
 

@@ -49,10 +49,10 @@ impl Raw {
 
     /// Inserts a row and deletes it, each in a transaction of its own, as locks are sent.
     pub(crate) async fn pair(&self, number: i64) {
-        let insert =
-            "INSERT INTO bench_raw (id, name, owner, joined) VALUES ($1, 'bench', 'me', clock_timestamp())";
+        let insert = "INSERT INTO globallock.bench_raw (id, name, owner, joined) \
+                      VALUES ($1, 'bench', 'me', clock_timestamp())";
         self.typed(insert, number).await;
-        self.typed("DELETE FROM bench_raw WHERE id = $1", number).await;
+        self.typed("DELETE FROM globallock.bench_raw WHERE id = $1", number).await;
     }
 
     async fn typed(&self, statement: &str, number: i64) {

@@ -16,7 +16,7 @@ settings.configure(
             "PORT": database.port,
             "USER": unquote(database.username),
             "PASSWORD": unquote(database.password),
-            "NAME": database.path.lstrip("/"),
+            "NAME": database.path.lstrip("/") or unquote(database.username),
         }
     },
     INSTALLED_APPS=["pgactivity", "pglock"],

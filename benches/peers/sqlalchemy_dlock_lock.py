@@ -6,7 +6,7 @@ import workload
 from sqlalchemy import create_engine
 from sqlalchemy_dlock import create_sadlock
 
-engine = create_engine(sys.argv[1].replace("postgresql://", "postgresql+psycopg://"))
+engine = create_engine(f"postgresql+psycopg:{sys.argv[1].partition(':')[2]}")
 
 
 def connect(name):

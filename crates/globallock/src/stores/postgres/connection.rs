@@ -17,7 +17,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::config::{Config, Listen};
 use super::failure::{CLOSED, Failure, Kind};
 use super::pool::Pool;
-use super::server::{Event, Events, Facts, Opened};
+use super::server::{Event, Events, Opened};
 use crate::backend::StoreNoticeKind;
 use crate::stores::notices::StoreNotices;
 use crate::stores::transport::IN_TIME;
@@ -121,10 +121,9 @@ impl Connection {
         self.state.borrow().live.as_ref().is_some_and(|live| live.listens)
     }
 
-    /// What is known of the server and of the way to it, while there is a connection.
-    #[allow(dead_code, reason = "for those who examine the store")]
-    pub(super) fn facts(&self) -> Option<Facts> {
-        self.state.borrow().live.as_ref().map(|live| live.opened.facts.clone())
+    /// Whether a pooler is between, as far as is known.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.state.borrow().live.as_ref().is_some_and(|live| live.opened.facts.is_pooled)
     }
 
     /// Waits for the first connection, or for the next try to make it to fail.

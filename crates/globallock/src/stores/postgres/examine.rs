@@ -35,9 +35,8 @@ const LONG: u64 = 600;
 impl Postgres {
     /// Finds out all that can be found out with the rights of this user.
     pub(super) async fn examined(&self, _name: &Name) -> Result<Vec<Finding>> {
-        let asked = Reading::of(Duration::from_millis(1), self.row(SERVER, &[])).await;
-        let (row, reading) = (asked.0?, asked.1);
-        let server = Server::read(&row).ok_or_else(|| self.error(not_ours()))?;
+        let (row, reading) = Reading::of(Duration::from_millis(1), self.row(SERVER, &[])).await;
+        let server = Server::read(&row?).ok_or_else(|| self.error(not_ours()))?;
         let mut found = server.findings(self.config().durability);
         found.push(reading(server.clock).finding(CLOCKS));
         found.push(self.pushes());
@@ -60,8 +59,8 @@ impl Postgres {
         if self.connection.listens() {
             return Finding::good("pushes", "a connection listens, so that waiters are woken at once");
         }
-        let is_pooled = self.connection.facts().is_some_and(|facts| facts.is_pooled);
-        let why = if is_pooled { "a pooler is between" } else { "the address says listen=no" };
+        let why =
+            if self.connection.is_pooled() { "a pooler is between" } else { "the address says listen=no" };
         let text = format!("no connection listens, because {why}: waiters look up to 40 times a second");
         Finding::note("pushes", text)
             .remedy("name the server itself by ?listen=HOST:PORT, which only the listening connection uses")

@@ -45,7 +45,7 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
 use crate::stores::evictions::KEPT;
-use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose};
+use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose, random_node};
 use crate::sync::Instant;
 
 /// How the channel of a manager begins.
@@ -429,10 +429,4 @@ impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres").field("address", &self.config().shown).finish_non_exhaustive()
     }
-}
-
-fn random_node() -> String {
-    let mut bytes = [0_u8; 10];
-    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -61,15 +61,12 @@ pub(super) struct Opened {
 }
 
 /// What is known of the session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Facts {
-    /// The major version of the server.
-    pub(super) version: u32,
     /// Whether a pooler is between.
     pub(super) is_pooled: bool,
     /// Whether a transaction must say that it is read committed and writes, because others are not.
     pub(super) is_explicit: bool,
-    pub(super) is_encrypted: bool,
 }
 
 /// What happens on a connection besides answers.
@@ -89,8 +86,7 @@ enum Ungreeted {
     Client(tokio_postgres::Error, Arc<Heard>),
 }
 
-type Greeted =
-    (Client, tokio_postgres::Connection<Stream, tokio_postgres::tls::NoTlsStream>, Arc<Heard>, bool);
+type Greeted = (Client, tokio_postgres::Connection<Stream, tokio_postgres::tls::NoTlsStream>, Arc<Heard>);
 
 impl Opened {
     /// Ends the connection at once, also while answers are awaited.
@@ -237,7 +233,7 @@ impl Config {
                 let unreached = self.transport.refused(NO_TLS.to_owned());
                 Err((unreached.into(), true))
             }
-            Err(Ungreeted::Tls(Unsafe::Other, heard)) => Err((self.stranger(place, &heard).await, true)),
+            Err(Ungreeted::Tls(Unsafe::Other, heard)) => Err((self.other_server(place, &heard).await, true)),
             Err(Ungreeted::Client(error, heard)) => {
                 let failure = self.refusal(place, error, &heard).await;
                 let other_way = failure.is_of_rules();
@@ -268,7 +264,7 @@ impl Config {
         let host = if let Place::Tcp(host, _) = place { host } else { "" };
         let heard = stream.heard();
         let begun = self.security.begin(way, host, stream).await;
-        let (stream, is_encrypted) = begun.map_err(|failed| Ungreeted::Tls(failed, heard))?;
+        let stream = begun.map_err(|failed| Ungreeted::Tls(failed, heard))?;
         let heard = stream.heard();
         let mut settings = tokio_postgres::Config::new();
         settings
@@ -280,7 +276,7 @@ impl Config {
             settings.password(password);
         }
         match settings.connect_raw(stream, NoTls).await {
-            Ok((client, connection)) => Ok((client, connection, heard, is_encrypted)),
+            Ok((client, connection)) => Ok((client, connection, heard)),
             Err(error) => Err(Ungreeted::Client(error, heard)),
         }
     }
@@ -290,7 +286,7 @@ impl Config {
         &self,
         way: Way,
         (place, address): (&Place, Option<SocketAddr>),
-        (client, mut connection, heard, is_encrypted): Greeted,
+        (client, mut connection, heard): Greeted,
         events: &Events,
     ) -> Result<Opened, Failure> {
         let told = process_in(&heard.bytes());
@@ -322,7 +318,7 @@ impl Config {
             place: place.clone(),
             address,
             way,
-            facts: Facts { version: 0, is_pooled: false, is_explicit: false, is_encrypted },
+            facts: Facts::default(),
             driver: driver.abort_handle(),
             runtime: Handle::current(),
             busy: AtomicUsize::new(0),
@@ -344,7 +340,6 @@ impl Config {
         if column(0) == "t" {
             return Err(Failure::new(Kind::Disconnected, STANDBY));
         }
-        opened.facts.version = version;
         opened.facts.is_pooled = told.is_none_or(|told| column(2).parse() != Ok(told));
         if opened.facts.is_pooled {
             opened.turns = Arc::new(Semaphore::new(1));
@@ -358,12 +353,12 @@ impl Config {
         match self.security.explain(error) {
             Some((reason, true)) => Failure::new(Kind::Disconnected, reason),
             Some((reason, false)) => self.transport.refused(reason).into(),
-            None => self.stranger(place, heard).await,
+            None => self.other_server(place, heard).await,
         }
     }
 
     /// What is at the other end if it did not answer as PostgreSQL does.
-    async fn stranger(&self, place: &Place, heard: &Heard) -> Failure {
+    async fn other_server(&self, place: &Place, heard: &Heard) -> Failure {
         if let Some(unreached) = self.transport.explain(None, heard) {
             return unreached.into();
         }
@@ -389,7 +384,7 @@ impl Config {
         if failure.kind != Kind::Disconnected || failure.is_of_server() {
             return failure;
         }
-        self.stranger(place, heard).await
+        self.other_server(place, heard).await
     }
 
     /// Asks the server to end what it does on this connection, which nobody waits for any more.
@@ -400,7 +395,7 @@ impl Config {
         let _ = timeout(self.limit, async {
             let host = if let Place::Tcp(host, _) = &opened.place { host } else { "" };
             let stream = self.dial(&opened.place, opened.address).await.ok()?;
-            let (stream, _) = self.security.begin(opened.way, host, stream).await.ok()?;
+            let stream = self.security.begin(opened.way, host, stream).await.ok()?;
             opened.client.cancel_token().cancel_query_raw(stream, NoTls).await.ok()
         })
         .await;

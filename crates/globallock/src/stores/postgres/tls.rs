@@ -150,13 +150,8 @@ impl Security {
     ///
     /// # Cancel safety
     /// A dropped call closes the connection.
-    pub(super) async fn begin(
-        &self,
-        way: Way,
-        host: &str,
-        mut stream: Stream,
-    ) -> Result<(Stream, bool), Unsafe> {
-        let Some(tls) = self.tls.as_ref().filter(|_| way != Way::Plain) else { return Ok((stream, false)) };
+    pub(super) async fn begin(&self, way: Way, host: &str, mut stream: Stream) -> Result<Stream, Unsafe> {
+        let Some(tls) = self.tls.as_ref().filter(|_| way != Way::Plain) else { return Ok(stream) };
         stream.write_all(&MAY_TLS_BEGIN).await.map_err(Unsafe::Io)?;
         let heard = stream.heard();
         match stream.read_u8().await.map_err(Unsafe::Io)? {
@@ -165,12 +160,12 @@ impl Security {
                 heard.forget();
                 let encrypted = tls.connect(host, stream).await;
                 heard.stop();
-                Ok((Stream::new(encrypted.map_err(Unsafe::Io)?, connected_in), true))
+                Ok(Stream::new(encrypted.map_err(Unsafe::Io)?, connected_in))
             }
             b'N' if way == Way::Tls => Err(Unsafe::NoTls),
             b'N' => {
                 heard.forget();
-                Ok((stream, false))
+                Ok(stream)
             }
             _ => {
                 hear_more(&mut stream, &heard).await;

@@ -97,6 +97,14 @@ impl Evicted {
     }
 }
 
+/// Makes the part of a manager's channel that no other manager has. It is read from the operating system each
+/// time, so that no fork of this process gets the same.
+pub(crate) fn random_node() -> String {
+    let mut bytes = [0_u8; 10];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

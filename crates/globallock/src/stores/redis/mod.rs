@@ -42,7 +42,7 @@ use crate::backend::{
 use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
-use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose};
+use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose, random_node};
 use crate::sync::Instant;
 
 /// A store in one Redis server, or in the primary that sentinels name.
@@ -393,12 +393,4 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").field("address", &self.connection.config().shown).finish_non_exhaustive()
     }
-}
-
-/// Makes a random name. It is read from the operating system each time, so that no fork of this process gets
-/// the same.
-fn random_node() -> String {
-    let mut bytes = [0_u8; 10];
-    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,4 @@
-//! The functions in the server decide as `admit` does.
+//! The functions in the server, and the statements in their place, decide as `admit` does.
 
 use std::cell::Cell;
 
@@ -96,12 +96,15 @@ async fn follow(backend: &dyn Backend, server: &Postgres, steps: &[Step], run: u
 fn the_functions_grant_what_admit_grants_after_any_steps() {
     let server = Postgres::start().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let backend = runtime.block_on(connect_backend(&server.url())).unwrap();
+    let connect = |url: &str| runtime.block_on(connect_backend(url)).unwrap();
+    let backends = [connect(&server.url()), connect(&format!("{}?plain=yes", server.url()))];
     let run = Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
     let ran = runner.run(&vec(step(), 1..25), |steps| {
-        run.set(run.get() + 1);
-        runtime.block_on(follow(&*backend, &server, &steps, run.get()));
+        for backend in &backends {
+            run.set(run.get() + 1);
+            runtime.block_on(follow(&**backend, &server, &steps, run.get()));
+        }
         Ok(())
     });
     ran.unwrap();

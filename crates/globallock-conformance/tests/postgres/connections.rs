@@ -83,3 +83,23 @@ async fn a_database_whose_transactions_are_serialisable_is_used_as_any() {
         join_all(turns).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_that_share_a_connection_are_not_in_one_transaction() {
+    let server = Postgres::start().unwrap();
+    server.sql(&format!("ALTER ROLE {USER} SET default_transaction_isolation = 'serializable'"));
+    for options in ["connections=1", "connections=1&plain=yes"] {
+        let manager = manager(&format!("{}?{options}", server.url())).await;
+        let owners = (0..8).map(|number| {
+            let lock = manager.mutex(format!("shared-{number}"));
+            tokio::spawn(async move {
+                for _ in 0..40 {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+            })
+        });
+        join_all(owners).await.into_iter().for_each(Result::unwrap);
+        let log = std::fs::read_to_string(server.log()).unwrap();
+        assert!(!log.contains("already a transaction in progress"), "{options}");
+    }
+}

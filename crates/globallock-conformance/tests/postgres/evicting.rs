@@ -43,10 +43,10 @@ async fn the_statement_of_the_document_breaks_a_lock_and_grants_it_to_the_next()
     let waiter = waits(&other, "a");
     queue_is(&other, "a", 1, 1).await;
     let document = include_str!("../../../../docs/postgres.md").replace('\n', " ");
-    let begin = document.find("SELECT globallock.evict_1").expect("the document has it");
+    let begin = document.find("SELECT globallock.evict_2").expect("the document has it");
     let statement = &document[begin..begin + document[begin..].find('`').unwrap()];
     let statement = statement.replace("NAME", "a").replace('…', "granted IS NOT NULL");
-    assert_eq!(server.sql(&statement), "t", "{statement}");
+    assert_eq!(server.sql(&statement), "released", "{statement}");
     assert!(waiter.await.unwrap().unwrap().is_held());
     assert!(matches!(guard.lost().await, Loss::Evicted(_)));
 }

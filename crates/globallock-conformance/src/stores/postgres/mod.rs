@@ -118,7 +118,10 @@ impl TestStore for Alone {
     }
 
     fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
-        vec![under_test(&self.url(), vec![self.server.tools()], kind, child)]
+        let tools = || vec![self.server.tools()];
+        [(self.url(), kind.to_owned()), (plain(&self.url()), format!("{kind}-plain"))]
+            .map(|(url, kind)| under_test(&url, tools(), &kind, child.clone()))
+            .into()
     }
 
     fn left(&self, name: &str) -> Vec<String> {
@@ -167,7 +170,12 @@ impl TestStore for Pooled {
         let tools = || vec![self.server.tools()];
         // A pooler is one process for both, and asks for one thing at a time.
         let lease = Duration::from_secs(3);
-        [(self.url(), kind.to_owned()), (pushed, format!("{kind}-pushed"))]
+        let subjects = [
+            (self.url(), kind.to_owned()),
+            (pushed, format!("{kind}-pushed")),
+            (plain(&self.url()), format!("{kind}-plain")),
+        ];
+        subjects
             .map(|(url, kind)| StoreUnderTest { lease, ..under_test(&url, tools(), &kind, child.clone()) })
             .into()
     }
@@ -258,6 +266,11 @@ fn under_test(url: &str, tools: Vec<Tools>, kind: &str, child: Option<PathBuf>) 
             let left = left(&tools, name.as_str());
             async move { left }
         })
+}
+
+/// The address for those who may not have functions.
+fn plain(url: &str) -> String {
+    format!("{url}{}plain=yes", if url.contains('?') { '&' } else { '?' })
 }
 
 /// The key of a name, as a literal.

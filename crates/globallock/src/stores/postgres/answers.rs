@@ -1,11 +1,12 @@
-//! Reads what the functions answer.
+//! Reads what calls answer.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::backend::{Claim, Grant, Value};
+use crate::backend::{Claim, ClaimId, Grant, Value};
 use crate::sync::Instant;
 
-/// What the server says of a claim: see `functions.sql`.
+/// What the server says of a claim: see `calls.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Held(Held),
@@ -59,6 +60,15 @@ impl Answer {
     }
 }
 
+/// Reads the answers to many claims, a line each.
+pub(super) fn of_several(text: &str) -> Option<HashMap<ClaimId, Answer>> {
+    let read = |line: &str| {
+        let (id, answer) = line.split_once(' ')?;
+        Some((ClaimId::parse(id)?, Answer::parse(answer)?))
+    };
+    text.lines().map(read).collect()
+}
+
 fn held(parts: &[&str]) -> Option<Held> {
     let ([token, left, hold_left], value) = parts.split_first_chunk()?;
     let hold_left = match *hold_left {
@@ -92,7 +102,6 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Claim, ClaimId};
     use crate::name::Name;
     use crate::queue::Permits;
     use crate::sync::now;
@@ -160,6 +169,18 @@ mod tests {
             "else",
         ] {
             assert_eq!(Answer::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn many_answers_are_read_by_their_ids() {
+        let (first, second) = (ClaimId::new(1, 1), ClaimId::new(1, 2));
+        let text = format!("{first} gone\n{second} waiting 5 1000");
+        let read = of_several(&text).unwrap();
+        assert_eq!((read.len(), read.get(&first)), (2, Some(&Answer::Gone)));
+        assert_eq!(of_several(""), Some(HashMap::new()));
+        for wrong in ["gone", "x gone", &format!("{first} else"), &format!("{first} gone\nx")] {
+            assert_eq!(of_several(wrong), None, "{wrong}");
         }
     }
 

@@ -1,23 +1,157 @@
 //! The statements that the store sends, for its schema.
+//!
+//! What changes the queue of a key is a call: a block of PL/pgSQL, whose parts are in `sql/`. It is a
+//! function in the server, which knows its plan; or, where functions are not allowed, the same block is sent
+//! each time. It answers one of these texts, with times in milliseconds:
+//!
+//! ```text
+//! held <token> <left of the lease> <left of the longest hold, or -> [<token> <age> <value as hex>]
+//! waiting <now> <when to ask again, because somebody in front may have ended>
+//! gone
+//! evicted <notice>
+//! ```
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::Claim;
 
 /// The tables, and what makes them.
-const SCHEMA: &str = include_str!("schema.sql");
-/// The functions.
-const FUNCTIONS: &str = include_str!("functions.sql");
+const SCHEMA: &str = include_str!("sql/schema.sql");
+/// The functions that users call in their own transactions.
+const USERS: &str = include_str!("sql/users.sql");
+
+/// What is the same in several blocks. Each may contain those that come after it.
+const PARTS: [(&str, &str); 10] = [
+    ("{begin}", include_str!("sql/begin.sql")),
+    ("{durable}", include_str!("sql/durable.sql")),
+    ("{queue}", include_str!("sql/queue.sql")),
+    ("{draw}", include_str!("sql/draw.sql")),
+    ("{settle}", include_str!("sql/settle.sql")),
+    ("{answer}", include_str!("sql/answer.sql")),
+    ("{missing}", include_str!("sql/missing.sql")),
+    // What the owner of a claim is told of its grant.
+    (
+        "{granted}",
+        "concat_ws(' ', replace(c.id::text, '-', ''), c.number, <ms>c.expires</ms>, \
+         coalesce(<ms>c.ends</ms>, 0), c.key)",
+    ),
+    // A time in milliseconds, rounded down.
+    ("<ms>", "floor(extract(epoch FROM "),
+    ("</ms>", ") * 1000)::bigint"),
+];
+
+/// The planner's way: by the indexes, in their order, from the first row on. It does not know how many rows
+/// are dead.
+const PLANNER: [&str; 4] = ["enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"];
+
+/// A block of statements, and the names and types of what it is given.
+struct Block {
+    name: &'static str,
+    arguments: &'static [(&'static str, &'static str)],
+    body: &'static str,
+}
+
+const ENQUEUE: Block = Block {
+    name: "enqueue_2",
+    arguments: &[
+        ("k", "text"),
+        ("claim", "uuid"),
+        ("weight", "bigint"),
+        ("cap", "bigint"),
+        ("lease_ms", "bigint"),
+        ("max_hold_ms", "bigint"),
+        ("waits", "boolean"),
+        ("again", "boolean"),
+        ("wants_value", "boolean"),
+        ("channel", "text"),
+        ("who", "text"),
+        ("durable", "boolean"),
+    ],
+    body: include_str!("sql/enqueue.sql"),
+};
+const RENEW: Block = Block {
+    name: "renew_2",
+    arguments: &[("asked", "uuid[]"), ("leases", "bigint[]"), ("durable", "boolean")],
+    body: include_str!("sql/renew.sql"),
+};
+const RELEASE: Block = Block {
+    name: "release_2",
+    arguments: &[("k", "text"), ("claim", "uuid"), ("barred_ms", "bigint"), ("durable", "boolean")],
+    body: include_str!("sql/release.sql"),
+};
+const EVICT: Block = Block {
+    name: "evict_2",
+    arguments: &[
+        ("k", "text"),
+        ("claim", "uuid"),
+        ("told", "text"),
+        ("kept_ms", "bigint"),
+        ("durable", "boolean"),
+    ],
+    body: include_str!("sql/evict.sql"),
+};
+const KEEP: Block = Block {
+    name: "keep_2",
+    arguments: &[
+        ("k", "text"),
+        ("claim", "uuid"),
+        ("rest_ms", "bigint"),
+        ("leaves", "boolean"),
+        ("durable", "boolean"),
+    ],
+    body: include_str!("sql/keep.sql"),
+};
+const SET_VALUE: Block = Block {
+    name: "set_value_2",
+    arguments: &[
+        ("k", "text"),
+        ("claim", "uuid"),
+        ("told", "bytea"),
+        ("keep_ms", "bigint"),
+        ("durable", "boolean"),
+    ],
+    body: include_str!("sql/set_value.sql"),
+};
+const BLOCKS: [&Block; 6] = [&ENQUEUE, &RENEW, &RELEASE, &EVICT, &KEEP, &SET_VALUE];
+
+/// How many calls are so frequent that the server keeps their statements prepared.
+///
+/// These take different numbers of arguments. So a statement of one is never taken for that of another,
+/// should a pooler that nobody has noticed mix up whose statement is whose.
+pub(super) const FREQUENT: usize = 3;
+
+/// A change of a queue, which answers one text.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// Calls the function.
+    pub(super) function: String,
+    /// Which of the frequent calls it is.
+    pub(super) frequent: Option<usize>,
+    /// What does it without a function.
+    pub(super) plain: Option<Plain>,
+}
+
+/// The statements of a call without a function, in one transaction: what it is given is kept in settings of
+/// the transaction, which the block reads, and so is what it answers.
+#[derive(Debug)]
+pub(super) struct Plain {
+    pub(super) gives: String,
+    pub(super) does: String,
+}
+
+/// Asks for the answer of a block.
+pub(super) const ANSWER: &str = "SELECT current_setting('globallock.answer')";
 
 /// Each statement is one request, and one transaction.
 #[derive(Debug)]
 pub(super) struct Calls {
-    pub(super) enqueue: String,
-    pub(super) renew: String,
-    pub(super) release: String,
-    pub(super) evict: String,
-    pub(super) keep: String,
-    pub(super) set_value: String,
+    pub(super) enqueue: Call,
+    pub(super) renew: Call,
+    pub(super) release: Call,
+    pub(super) evict: Call,
+    pub(super) keep: Call,
+    pub(super) set_value: Call,
     pub(super) changed: String,
     pub(super) sweep: String,
     pub(super) inspect: String,
@@ -27,17 +161,23 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(schema: &str) -> Self {
-        let of = |statement: &str| statement.replace("{schema}", &quoted(schema));
+    /// Those that call functions, or those that are `plain`.
+    pub(super) fn new(schema: &str, plain: bool) -> Self {
+        let call = |block: &Block, frequent| Call {
+            function: block.call(schema),
+            frequent,
+            plain: plain.then(|| block.plain(schema)),
+        };
+        let of = |statement: &str| expand(statement, schema);
         Calls {
-            enqueue: of("SELECT {schema}.enqueue_1($1, $2::uuid, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"),
-            renew: of("SELECT claim, answer FROM {schema}.renew_1($1::uuid[], $2, $3)"),
-            release: of("SELECT {schema}.release_1($1, $2::uuid, $3, $4)"),
-            evict: of("SELECT {schema}.evict_1($1, $2::uuid, $3, $4, $5)"),
-            keep: of("SELECT {schema}.keep_1($1, $2::uuid, $3, $4, $5)"),
-            set_value: of("SELECT {schema}.set_value_1($1, $2::uuid, $3, $4, $5)"),
-            changed: of("SELECT claim, told FROM {schema}.changed_1($1::uuid[], $2::uuid[])"),
-            sweep: of("SELECT {schema}.sweep_1()"),
+            enqueue: call(&ENQUEUE, Some(0)),
+            renew: call(&RENEW, Some(1)),
+            release: call(&RELEASE, Some(2)),
+            evict: call(&EVICT, None),
+            keep: call(&KEEP, None),
+            set_value: call(&SET_VALUE, None),
+            changed: of(CHANGED),
+            sweep: of(SWEEP),
             inspect: of(INSPECT),
             list: of(LIST),
             facts: of(FACTS),
@@ -46,15 +186,78 @@ impl Calls {
     }
 }
 
-/// What makes the tables and the functions, or brings them to this version.
-pub(super) fn script(schema: &str, is_logged: bool) -> String {
+impl Block {
+    /// The function of this block.
+    fn function(&self) -> String {
+        let arguments = self.arguments.iter().map(|(name, kind)| format!("{name} {kind}, "));
+        let settings = PLANNER.map(|name| format!("SET {name} = off"));
+        format!(
+            "CREATE OR REPLACE FUNCTION {{schema}}.{}({}OUT answer text)\nLANGUAGE plpgsql\n{}\nAS \
+             $call$\n<<call>>\n{}$call$;\n\n",
+            self.name,
+            arguments.collect::<String>(),
+            settings.join(" "),
+            self.body
+        )
+    }
+
+    fn call(&self, schema: &str) -> String {
+        let parameter = |(place, (_, kind)): (usize, &(&str, &str))| {
+            // Ids are sent as texts.
+            let cast = if kind.starts_with("uuid") { format!("::{kind}") } else { String::new() };
+            format!("${}{cast}", place + 1)
+        };
+        let parameters: Vec<_> = self.arguments.iter().enumerate().map(parameter).collect();
+        format!("SELECT {}.{}({})", quoted(schema), self.name, parameters.join(", "))
+    }
+
+    fn plain(&self, schema: &str) -> Plain {
+        let gives = (1..)
+            .zip(self.arguments)
+            .map(|(place, (name, _))| format!("set_config('globallock.{name}', ${place}, true)"));
+        let planner = PLANNER.map(|name| format!("set_config('{name}', 'off', true)"));
+        let gives: Vec<_> = gives.chain(planner).collect();
+        let mut does = "DO $call$\nDECLARE\n".to_owned();
+        for (name, kind) in self.arguments {
+            let setting = format!("current_setting('globallock.{name}')");
+            let given = if *kind == "text" { setting } else { format!("nullif({setting}, '')::{kind}") };
+            // Nothing can go wrong when a text is written to.
+            let _ = writeln!(does, "    {name} CONSTANT {kind} := {given};");
+        }
+        let _ = write!(
+            does,
+            "    answer text;\nBEGIN\n<<call>>\n{};\n    \
+             PERFORM set_config('globallock.answer', answer, true);\nEND $call$",
+            self.body.trim_end()
+        );
+        Plain { gives: format!("SELECT {}", gives.join(", ")), does: expand(&does, schema) }
+    }
+}
+
+/// What makes the tables and the functions, or brings them to this version; the tables alone where functions
+/// are not allowed.
+pub(super) fn script(schema: &str, is_logged: bool, plain: bool) -> String {
     let (unlogged, logged, persistence) =
         if is_logged { ("", "LOGGED", "p") } else { ("UNLOGGED", "UNLOGGED", "u") };
-    format!("{SCHEMA}\n{FUNCTIONS}")
-        .replace("{schema}", &quoted(schema))
+    let tables = SCHEMA
         .replace("{unlogged}", unlogged)
         .replace("{logged}", logged)
-        .replace("{persistence}", persistence)
+        .replace("{persistence}", persistence);
+    let functions = if plain {
+        String::new()
+    } else {
+        let calls: String = BLOCKS.map(Block::function).concat();
+        format!("\n-- The functions of the locks. Every request calls one of them.\n\n{calls}{USERS}")
+    };
+    expand(&format!("{tables}{functions}"), schema)
+}
+
+/// Puts the parts and the schema into a text.
+fn expand(text: &str, schema: &str) -> String {
+    let whole = PARTS
+        .iter()
+        .fold(text.to_owned(), |text, (mark, part)| text.replace(mark, part.trim_end_matches('\n')));
+    whole.replace("{schema}", &quoted(schema))
 }
 
 /// A name as a statement has it. The settings allow no other names than those that are identifiers, but one
@@ -66,16 +269,16 @@ fn quoted(schema: &str) -> String {
 /// The living claims of a key. What the server's clock shows is the same for all.
 const INSPECT: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at) \
     SELECT id::text, granted IS NOT NULL, count, capacity, number, owner, \
-    {schema}.ms_1(at - coalesce(granted, joined)), {schema}.ms_1(least(expires, ends) - at) \
+    <ms>at - coalesce(granted, joined)</ms>, <ms>least(expires, ends) - at</ms> \
     FROM {schema}.claims, clock WHERE key = $1 AND least(expires, ends) > at ORDER BY number";
 
 /// A page of the summaries of the keys behind `$1`, which begin with `$2` and end with `$3`. The planner
 /// stops at the limit, because the keys are read in their order.
 const LIST: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at) \
     SELECT s.key, f.count, f.capacity, s.holders, s.waiters, s.permits, s.token, \
-    {schema}.ms_1(at - s.oldest), {schema}.ms_1(at - s.oldest_wait), \
+    <ms>at - s.oldest</ms>, <ms>at - s.oldest_wait</ms>, \
     h.id::text, h.count, h.capacity, h.number, h.owner, \
-    {schema}.ms_1(at - h.granted), {schema}.ms_1(least(h.expires, h.ends) - at) \
+    <ms>at - h.granted</ms>, <ms>least(h.expires, h.ends) - at</ms> \
     FROM (SELECT key, min(number) AS first, \
             min(number) FILTER (WHERE granted IS NOT NULL) AS holder, \
             count(*) FILTER (WHERE granted IS NOT NULL) AS holders, \
@@ -96,7 +299,7 @@ const LIST: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at) 
 /// which encoding the database keeps text.
 const FACTS: &str = "SELECT c IS NOT NULL, obj_description(c, 'pg_class'), \
     (SELECT relpersistence::text FROM pg_class WHERE oid = c), \
-    to_regproc('{schema}.enqueue_1') IS NOT NULL, current_setting('server_encoding') \
+    to_regproc('{schema}.enqueue_2') IS NOT NULL, current_setting('server_encoding') \
     FROM to_regclass('{schema}.claims') AS c";
 
 /// Drops what is kept of a key without claims.
@@ -104,12 +307,36 @@ const FORGET: &str = "WITH noticed AS (DELETE FROM {schema}.evictions WHERE id =
     DELETE FROM {schema}.\"values\" WHERE key = $1 \
     AND NOT EXISTS (SELECT FROM {schema}.claims WHERE key = $1)";
 
-/// A time limit as the functions take it.
+/// What the owners of these claims would be told if the server could reach them: of a grant, of an eviction,
+/// or null if the claim should ask, because it is gone, or comes next and somebody in front of it has ended.
+const CHANGED: &str = "SELECT replace(a.id::text, '-', ''), \
+    CASE WHEN c.granted IS NOT NULL THEN {granted} END \
+    FROM unnest($1::uuid[]) AS a (id) LEFT JOIN {schema}.claims c USING (id) \
+    WHERE c.id IS NULL OR c.granted IS NOT NULL OR ( \
+        SELECT bool_or(least(f.expires, f.ends) <= clock_timestamp()) AND bool_and(f.granted IS NOT NULL) \
+        FROM (SELECT * FROM {schema}.claims WHERE key = c.key AND number < c.number \
+            ORDER BY number LIMIT 8) AS f) \
+    UNION ALL \
+    SELECT replace(id::text, '-', ''), replace(id::text, '-', '') || ' evicted ' || notice \
+    FROM {schema}.evictions WHERE id = ANY ($1::uuid[] || $2::uuid[]) AND until > clock_timestamp()";
+
+/// Drops what has ended and nobody has asked for since.
+const SWEEP: &str = "WITH claims AS (DELETE FROM {schema}.claims WHERE id IN ( \
+        SELECT id FROM {schema}.claims WHERE least(expires, ends) <= clock_timestamp() \
+        LIMIT 10000 FOR UPDATE SKIP LOCKED)), \
+    evictions AS (DELETE FROM {schema}.evictions WHERE id IN ( \
+        SELECT id FROM {schema}.evictions WHERE until <= clock_timestamp() \
+        LIMIT 10000 FOR UPDATE SKIP LOCKED)) \
+    DELETE FROM {schema}.\"values\" WHERE key IN ( \
+        SELECT key FROM {schema}.\"values\" WHERE until <= clock_timestamp() \
+        LIMIT 10000 FOR UPDATE SKIP LOCKED)";
+
+/// A time limit as a call takes it.
 pub(super) fn max_hold(claim: &Claim) -> Option<i64> {
     claim.max_hold.map(milliseconds)
 }
 
-/// A time as the functions take it. The longest is a thousand years, which the server can add to now.
+/// A time as a call takes it. The longest is a thousand years, which the server can add to now.
 pub(super) fn milliseconds(time: Duration) -> i64 {
     const LONGEST: i64 = 1000 * 365 * 24 * 3600 * 1000;
     i64::try_from(time.as_millis()).map_or(LONGEST, |time| time.min(LONGEST))

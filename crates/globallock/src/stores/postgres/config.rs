@@ -41,6 +41,8 @@ pub(super) struct Config {
     pub(super) durability: Durability,
     /// Whether tables that are missing are made.
     pub(super) sets_up: bool,
+    /// Whether requests are sent as plain statements, because functions are not allowed.
+    pub(super) is_plain: bool,
     /// The address without secrets, for messages.
     pub(super) shown: String,
     pub(super) transport: Transport,
@@ -152,11 +154,8 @@ impl Config {
                 .filter(|number| (1..=MOST_CONNECTIONS).contains(number))
                 .ok_or_else(|| address.wrong("the option connections is a number from 1 to 64"))?,
         };
-        let sets_up = match address.take("setup").as_deref() {
-            None | Some("no") => false,
-            Some("yes") => true,
-            Some(_) => return Err(address.wrong("the option setup has the values yes and no")),
-        };
+        let sets_up = yes_or_no(address, "setup")?;
+        let is_plain = yes_or_no(address, "plain")?;
         let listen = listen(address)?;
         let application =
             settings.take(address, "application_name").unwrap_or_else(|| "globallock".to_owned());
@@ -177,6 +176,7 @@ impl Config {
             timeout,
             durability,
             sets_up,
+            is_plain,
             shown: shown(address),
             transport: Transport::plain(&address.scheme, &POSTGRES),
             security,
@@ -215,6 +215,7 @@ const OPTIONS: &[&str] = &[
     "connections",
     "listen",
     "setup",
+    "plain",
     "password_file",
     "password_command",
     "passfile",
@@ -230,6 +231,14 @@ const OPTIONS: &[&str] = &[
     "sslkey",
     "channel_binding",
 ];
+
+fn yes_or_no(address: &mut Address, option: &str) -> Result<bool> {
+    match address.take(option).as_deref() {
+        None | Some("no") => Ok(false),
+        Some("yes") => Ok(true),
+        Some(_) => Err(address.wrong(format!("the option {option} has the values yes and no"))),
+    }
+}
 
 fn schema(address: &mut Address) -> Result<String> {
     let schema = address.take("schema").unwrap_or_else(|| "globallock".to_owned());

@@ -1,18 +1,12 @@
 //! The connections of a store: the first, which is made again whenever it breaks and on which the server
 //! tells of grants, and a few more for requests while the first is busy.
-//!
-//! Every request is one statement in a transaction of its own, and leaves nothing in the session. So it does
-//! not matter which connection it takes, or whether a pooler gives it another session each time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::join3;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
 
 use super::config::{Config, Listen};
 use super::failure::{CLOSED, Failure, Kind};
@@ -33,12 +27,6 @@ const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mil
 const LATER: Duration = Duration::from_millis(300);
 /// The number of the first connection.
 const FIRST: u64 = 1;
-/// How often a request is repeated because transactions were in each other's way.
-const CONFLICTS: u32 = 5;
-/// The shortest and the longest pause before that.
-const CONFLICT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// How long a script may take that sets up the schema.
-const SET_UP: Duration = Duration::from_secs(30);
 
 /// What a connection reports to its store.
 pub(super) trait Listener: Send + Sync + 'static {
@@ -47,9 +35,6 @@ pub(super) trait Listener: Send + Sync + 'static {
     /// The connection that listens was made again: messages may have been lost.
     fn resubscribed(&self);
 }
-
-/// The parameters of a statement, and their types.
-pub(super) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// The supervised connections of a store.
 pub(super) struct Connection {
@@ -62,7 +47,7 @@ pub(super) struct Connection {
     has_heard: AtomicBool,
     /// Whether transactions must say that they are read committed, because a pooler has once led to a session
     /// in which they are not.
-    is_explicit: AtomicBool,
+    pub(super) is_explicit: AtomicBool,
     pub(super) notices: StoreNotices,
 }
 
@@ -131,115 +116,6 @@ impl Connection {
         self.live().await.map(drop)
     }
 
-    /// Carries out one statement, in a transaction of its own. Repeats it once on a new connection, and some
-    /// times after a conflict with other transactions. Every request may be repeated safely.
-    pub(super) async fn query(
-        self: &Arc<Self>,
-        statement: &str,
-        parameters: Parameters<'_>,
-    ) -> Result<Vec<Row>, Failure> {
-        self.query_or(statement, parameters, parameters).await
-    }
-
-    /// The same; but what is repeated on a new connection, because it may have been carried out though its
-    /// answer was lost, has the parameters `again`.
-    pub(super) async fn query_or(
-        self: &Arc<Self>,
-        statement: &str,
-        parameters: Parameters<'_>,
-        again: Parameters<'_>,
-    ) -> Result<Vec<Row>, Failure> {
-        let (mut parameters, mut again, mut conflicts) = (parameters, Some(again), 0);
-        let mut backoff = Backoff::new(CONFLICT);
-        loop {
-            let live = self.live().await?;
-            match self.send(&live, statement, parameters).await {
-                Err(failure) if failure.kind == Kind::Disconnected => {
-                    let Some(again) = again.take() else { return Err(failure) };
-                    parameters = again;
-                }
-                Err(failure) if failure.is_conflict() && conflicts < CONFLICTS => {
-                    conflicts += 1;
-                    tokio::time::sleep(backoff.pause()).await;
-                }
-                Err(failure)
-                    if failure.is_of_isolation() && !self.is_explicit.swap(true, Ordering::Relaxed) => {}
-                other => return other,
-            }
-        }
-    }
-
-    /// Carries out several statements in one transaction. Not repeated.
-    pub(super) async fn run(self: &Arc<Self>, script: &str) -> Result<(), Failure> {
-        let live = self.live().await?;
-        let mut busy = self.take(&live).await;
-        let explicit;
-        let script = if self.is_explicit(busy.opened()) {
-            explicit = format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;\n{script}");
-            &explicit
-        } else {
-            script
-        };
-        let ran = timeout(SET_UP.max(self.config.timeout), busy.opened().client.batch_execute(script)).await;
-        self.judge(&live, busy.opened(), ran).inspect(|()| busy.answered()).inspect_err(|_| busy.answered())
-    }
-
-    async fn send(
-        self: &Arc<Self>,
-        live: &Live,
-        statement: &str,
-        parameters: Parameters<'_>,
-    ) -> Result<Vec<Row>, Failure> {
-        let mut busy = self.take(live).await;
-        let client = &busy.opened().client;
-        let is_explicit = self.is_explicit(busy.opened());
-        let answer = timeout(self.config.timeout, async {
-            if !is_explicit {
-                return client.query_typed(statement, parameters).await;
-            }
-            // All three are sent at once, so that this takes one round trip too.
-            let (begun, answer, ended) = join3(
-                client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
-                client.query_typed(statement, parameters),
-                client.batch_execute("COMMIT"),
-            )
-            .await;
-            begun?;
-            let answer = answer?;
-            ended.map(|()| answer)
-        });
-        let answer = answer.await;
-        busy.answered();
-        self.judge(live, busy.opened(), answer)
-    }
-
-    fn is_explicit(&self, opened: &Opened) -> bool {
-        opened.facts.is_explicit || self.is_explicit.load(Ordering::Relaxed)
-    }
-
-    /// Turns an error of the client into a failure, and gives up the connection if it is not usable any more.
-    fn judge<T>(
-        self: &Arc<Self>,
-        live: &Live,
-        opened: &Arc<Opened>,
-        answer: Result<Result<T, tokio_postgres::Error>, tokio::time::error::Elapsed>,
-    ) -> Result<T, Failure> {
-        let failure = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::from(error),
-            Err(_) => {
-                // What the server still does for this request may block others.
-                let (this, opened) = (Arc::clone(self), Arc::clone(opened));
-                tokio::spawn(async move { this.config.cancel(&opened).await });
-                timed_out()
-            }
-        };
-        if failure.kind == Kind::Disconnected {
-            self.lose(live, opened, failure.clone());
-        }
-        Err(failure)
-    }
-
     /// Declares a connection broken.
     pub(super) fn lose(self: &Arc<Self>, live: &Live, opened: &Arc<Opened>, failure: Failure) {
         opened.abort();
@@ -251,7 +127,7 @@ impl Connection {
     }
 
     /// Returns the first connection. While it is broken, waits for the result of the next try to connect.
-    async fn live(self: &Arc<Self>) -> Result<Live, Failure> {
+    pub(super) async fn live(self: &Arc<Self>) -> Result<Live, Failure> {
         if let Some(live) = &self.state.borrow().live {
             return Ok(live.clone());
         }

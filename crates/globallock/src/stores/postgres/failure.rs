@@ -279,7 +279,7 @@ fn lacks(message: &str) -> String {
         "table" | "relation" | "view" => {
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA <schema> TO <user>"
         }
-        "sequence" => "GRANT USAGE ON ALL SEQUENCES IN SCHEMA <schema> TO <user>",
+        "sequence" => "GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA <schema> TO <user>",
         "function" | "routine" => "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA <schema> TO <user>",
         "database" => {
             "GRANT CREATE ON DATABASE to whoever sets it up, or let its owner run \

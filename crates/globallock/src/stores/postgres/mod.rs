@@ -1,10 +1,11 @@
 //! The store in PostgreSQL: a table of claims, and functions that decide on the server.
 //!
-//! `docs/postgres.md` says what it promises, what it costs and how it fails; `schema.sql` how claims are
-//! stored, and `functions.sql` how they are granted. Each request is one statement in a transaction of its
-//! own, so that a pooler may be between.
+//! `docs/postgres.md` says what it promises, what it costs and how it fails; `sql/schema.sql` how claims are
+//! stored, and the other texts in `sql` how they are granted. Each request is one statement in a transaction
+//! of its own, so that a pooler may be between.
 
 mod answers;
+mod arguments;
 mod calls;
 mod config;
 mod connection;
@@ -15,6 +16,7 @@ mod login;
 mod looks;
 mod passfile;
 mod pool;
+mod requests;
 mod server;
 mod service;
 mod setup;
@@ -31,7 +33,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use self::answers::Answer;
-use self::calls::{Calls, max_hold, milliseconds};
+use self::arguments::Argument;
+use self::calls::{Call, Calls, max_hold, milliseconds};
 use self::config::{Config, Durability};
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
@@ -50,6 +53,8 @@ use crate::sync::Instant;
 
 /// How the channel of a manager begins.
 const CHANNEL: &str = "globallock_";
+/// What a column of a table holds at most.
+const MOST_PERMITS: u32 = i32::MAX.unsigned_abs();
 
 /// A store in one schema of a database.
 pub(crate) struct Postgres {
@@ -78,7 +83,7 @@ impl Postgres {
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
     pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
-        let calls = Arc::new(Calls::new(&config.schema));
+        let calls = Arc::new(Calls::new(&config.schema, config.is_plain));
         let channel = format!("{CHANNEL}{}", random_node());
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
@@ -122,14 +127,19 @@ impl Postgres {
         rows.into_iter().next().ok_or_else(|| self.error(not_ours()))
     }
 
-    /// Asks for one value.
-    async fn value<T: for<'a> tokio_postgres::types::FromSql<'a>>(
-        &self,
-        statement: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<T> {
-        let row = self.row(statement, parameters).await?;
-        row.try_get(0).map_err(|_| self.error(not_ours()))
+    /// Makes a call that is the same when it is repeated.
+    async fn call(&self, call: &Call, arguments: &[Argument<'_>]) -> Result<String> {
+        let answer = self.connection.call(call, arguments, arguments).await;
+        answer.map_err(|failure| self.error(failure))?.ok_or_else(|| self.error(not_ours()))
+    }
+
+    /// The same for a claim that may be given up by that.
+    async fn take_out(&self, call: &Call, arguments: &[Argument<'_>]) -> Result<Release> {
+        match self.call(call, arguments).await?.as_str() {
+            "released" => Ok(Release::Released),
+            "not held" => Ok(Release::NotHeld),
+            _ => Err(self.error(not_ours())),
+        }
     }
 
     /// Reads what the server says of a claim, for which it was asked at `sent`, and notes it for its waiter.
@@ -165,49 +175,41 @@ impl Postgres {
     }
 
     async fn join(&self, claim: &Claim, asked: bool) -> Result<Answer> {
-        let permit = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-        let key = self.key(&claim.name);
-        let id = claim.id.to_string();
-        let (count, capacity) = (permit(claim.permits.count), permit(claim.permits.capacity));
-        let (lease, max_hold) = (milliseconds(claim.lease), max_hold(claim));
-        let (waits, durable) = (claim.wait_mode == WaitMode::Wait, self.is_durable());
-        let owner = &*claim.owner;
-        let parameters = |again: &'static bool| -> [(&(dyn ToSql + Sync), Type); 12] {
+        let permits = |number: u32| Argument::Number(Some(i64::from(number.min(MOST_PERMITS))));
+        let (key, id) = (self.key(&claim.name), claim.id.to_string());
+        let arguments = |again| {
             [
-                (&key, Type::TEXT),
-                (&id, Type::TEXT),
-                (&count, Type::INT4),
-                (&capacity, Type::INT4),
-                (&lease, Type::INT8),
-                (&max_hold, Type::INT8),
-                (&waits, Type::BOOL),
-                (again, Type::BOOL),
-                (&claim.wants_value, Type::BOOL),
-                (&self.channel, Type::TEXT),
-                (&owner, Type::TEXT),
-                (&durable, Type::BOOL),
+                Argument::Text(&key),
+                Argument::Text(&id),
+                permits(claim.permits.count),
+                permits(claim.permits.capacity),
+                Argument::Number(Some(milliseconds(claim.lease))),
+                Argument::Number(max_hold(claim)),
+                Argument::Flag(claim.wait_mode == WaitMode::Wait),
+                Argument::Flag(again),
+                Argument::Flag(claim.wants_value),
+                Argument::Text(&self.channel),
+                Argument::Text(&claim.owner),
+                Argument::Flag(self.is_durable()),
             ]
         };
-        let first = parameters(if asked { &true } else { &false });
-        let rows = self.connection.query_or(&self.calls.enqueue, &first, &parameters(&true)).await;
-        let rows = rows.map_err(|failure| self.error(failure))?;
-        let answer = rows.first().and_then(|row| Answer::parse(row.try_get(0).ok()?));
-        answer.ok_or_else(|| self.error(not_ours()))
+        let answer = self.connection.call(&self.calls.enqueue, &arguments(asked), &arguments(true)).await;
+        let answer = answer.map_err(|failure| self.error(failure))?;
+        answer.and_then(|answer| Answer::parse(&answer)).ok_or_else(|| self.error(not_ours()))
     }
 
     async fn keep(&self, claim: &Claim, rest: Duration, leaves: bool) -> Result<ClaimStatus> {
         // Rounded up, and one more, because the server rounds what is left down.
         let rest = milliseconds(rest).saturating_add(2);
         let sent = Instant::now();
-        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
-            (&key, Type::TEXT),
-            (&id, Type::TEXT),
-            (&rest, Type::INT8),
-            (&leaves, Type::BOOL),
-            (&durable, Type::BOOL),
+        let arguments = [
+            Argument::Text(&self.key(&claim.name)),
+            Argument::Text(&claim.id.to_string()),
+            Argument::Number(Some(rest)),
+            Argument::Flag(leaves),
+            Argument::Flag(self.is_durable()),
         ];
-        let answer: String = self.value(&self.calls.keep, &parameters).await?;
+        let answer = self.call(&self.calls.keep, &arguments).await?;
         let answer = Answer::parse(&answer).ok_or_else(|| self.error(not_ours()))?;
         Ok(self.status(claim, sent, answer))
     }
@@ -216,17 +218,9 @@ impl Postgres {
         let ids: Vec<String> = claims.iter().map(|claim| claim.id.to_string()).collect();
         let leases: Vec<i64> = claims.iter().map(|claim| milliseconds(claim.lease)).collect();
         let sent = Instant::now();
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&ids, Type::TEXT_ARRAY), (&leases, Type::INT8_ARRAY), (&self.is_durable(), Type::BOOL)];
-        let rows = self.connection.query(&self.calls.renew, &parameters).await?;
-        let mut answers = rows
-            .iter()
-            .map(|row| {
-                let id = ClaimId::parse(row.try_get(0).ok()?)?;
-                Some((id, Answer::parse(row.try_get(1).ok()?)?))
-            })
-            .collect::<Option<std::collections::HashMap<_, _>>>()
-            .ok_or_else(not_ours)?;
+        let arguments = [Argument::Ids(&ids), Argument::Numbers(&leases), Argument::Flag(self.is_durable())];
+        let answer = self.connection.call(&self.calls.renew, &arguments, &arguments).await?;
+        let mut answers = answer.and_then(|text| answers::of_several(&text)).ok_or_else(not_ours)?;
         let status =
             |claim: &Arc<Claim>| self.status(claim, sent, answers.remove(&claim.id).unwrap_or(Answer::Gone));
         Ok(claims.iter().map(status).collect())
@@ -313,38 +307,35 @@ impl Backend for Postgres {
         let evicted = self.inbox.waiters.give_up(claim.id);
         // Requests on several connections have no order: an enqueue that was given up may come after this.
         let barred = if self.unanswered.has(claim.id) { milliseconds(claim.lease) } else { 0 };
-        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let parameters: [(&(dyn ToSql + Sync), Type); 4] =
-            [(&key, Type::TEXT), (&id, Type::TEXT), (&barred, Type::INT8), (&durable, Type::BOOL)];
-        let released: Result<bool> = self.value(&self.calls.release, &parameters).await;
+        let arguments = [
+            Argument::Text(&self.key(&claim.name)),
+            Argument::Text(&claim.id.to_string()),
+            Argument::Number(Some(barred)),
+            Argument::Flag(self.is_durable()),
+        ];
+        let released = self.take_out(&self.calls.release, &arguments).await;
         if evicted {
             self.inbox.waiters.forget(claim.id);
         }
         let released = released?;
         self.unanswered.forget(claim.id);
-        Ok(if released { Release::Released } else { Release::NotHeld })
+        Ok(released)
     }
 
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
         Value::check(bytes, keep)?;
-        let (key, id, durable) = (self.key(&claim.name), claim.id.to_string(), self.is_durable());
-        let keep = milliseconds(keep);
-        let written: i32 = self
-            .value(
-                &self.calls.set_value,
-                &[
-                    (&key, Type::TEXT),
-                    (&id, Type::TEXT),
-                    (&bytes, Type::BYTEA),
-                    (&keep, Type::INT8),
-                    (&durable, Type::BOOL),
-                ],
-            )
-            .await?;
-        match written {
-            0 => Ok(ValueWrite::Written),
-            1 => Ok(ValueWrite::NotHeld),
-            _ => Ok(ValueWrite::Outranked),
+        let arguments = [
+            Argument::Text(&self.key(&claim.name)),
+            Argument::Text(&claim.id.to_string()),
+            Argument::Bytes(bytes),
+            Argument::Number(Some(milliseconds(keep))),
+            Argument::Flag(self.is_durable()),
+        ];
+        match self.call(&self.calls.set_value, &arguments).await?.as_str() {
+            "written" => Ok(ValueWrite::Written),
+            "not held" => Ok(ValueWrite::NotHeld),
+            "outranked" => Ok(ValueWrite::Outranked),
+            _ => Err(self.error(not_ours())),
         }
     }
 
@@ -361,21 +352,14 @@ impl Backend for Postgres {
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
         let Some(id) = entry.claim_id() else { return Ok(Release::NotHeld) };
         self.are_ours().await?;
-        let (key, id, durable) = (self.key(name), id.to_string(), self.is_durable());
-        let (told, kept) = (eviction.to_text(), milliseconds(KEPT));
-        let evicted: bool = self
-            .value(
-                &self.calls.evict,
-                &[
-                    (&key, Type::TEXT),
-                    (&id, Type::TEXT),
-                    (&told, Type::TEXT),
-                    (&kept, Type::INT8),
-                    (&durable, Type::BOOL),
-                ],
-            )
-            .await?;
-        Ok(if evicted { Release::Released } else { Release::NotHeld })
+        let arguments = [
+            Argument::Text(&self.key(name)),
+            Argument::Text(&id.to_string()),
+            Argument::Text(&eviction.to_text()),
+            Argument::Number(Some(milliseconds(KEPT))),
+            Argument::Flag(self.is_durable()),
+        ];
+        self.take_out(&self.calls.evict, &arguments).await
     }
 
     async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {

@@ -19,6 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 use super::config::{Config, Place};
 use super::failure::{CLOSED, Failure, Kind, STANDBY};
 use super::login::Tried;
+use super::requests::Prepared;
 use super::tls::{NO_TLS, Security, Unsafe, Way};
 use crate::stores::transport::{Heard, IN_TIME, Stream, Transport, Unreached};
 use crate::sync::{Instant, Mutex, now};
@@ -41,6 +42,7 @@ const NO_SERVER: &str = "it accepted the login, but did not answer a query in ti
 /// A connection after its login. It ends soon after this is dropped.
 pub(super) struct Opened {
     pub(super) client: Client,
+    pub(super) prepared: Prepared,
     pub(super) place: Place,
     /// The address of its host, if that has several.
     pub(super) address: Option<SocketAddr>,
@@ -54,6 +56,8 @@ pub(super) struct Opened {
     /// Who may send a request. A pooler gets one at a time, because it may give the second half of the next
     /// one to another server once the first one is answered.
     pub(super) turns: Arc<Semaphore>,
+    /// Held while a request is sent.
+    pub(super) sending: Mutex<()>,
     /// When the last request was answered.
     pub(super) used: Mutex<Instant>,
     /// Tells the driver that this was dropped.
@@ -315,6 +319,7 @@ impl Config {
         });
         let mut opened = Opened {
             client,
+            prepared: Prepared::default(),
             place: place.clone(),
             address,
             way,
@@ -323,6 +328,7 @@ impl Config {
             runtime: Handle::current(),
             busy: AtomicUsize::new(0),
             turns: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            sending: Mutex::default(),
             used: Mutex::new(now()),
             _gone: gone,
         };

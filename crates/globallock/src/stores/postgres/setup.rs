@@ -52,6 +52,7 @@ impl Postgres {
         let Some((has_tables, version, persistence, has_functions, encoding)) = read() else {
             return Ok(Err(not_ours()));
         };
+        let has_functions = has_functions || self.config().is_plain;
         let facts = Facts { has_tables, version, persistence, has_functions, encoding };
         Ok(judge(&facts, &self.config().schema, self.config().durability))
     }
@@ -60,7 +61,8 @@ impl Postgres {
     pub(super) async fn made(&self) -> Result<String> {
         self.make().await?;
         self.are_ours().await?;
-        Ok(format!("the tables and functions of version 1 are in the schema {}", self.config().schema))
+        let what = if self.config().is_plain { "tables" } else { "tables and functions" };
+        Ok(format!("the {what} of version 1 are in the schema {}", self.config().schema))
     }
 
     async fn make(&self) -> Result<()> {
@@ -68,7 +70,8 @@ impl Postgres {
     }
 
     pub(super) fn script(&self) -> String {
-        script(&self.config().schema, self.config().durability != Durability::Unlogged)
+        let config = self.config();
+        script(&config.schema, config.durability != Durability::Unlogged, config.is_plain)
     }
 }
 
@@ -115,7 +118,8 @@ fn judge(facts: &Facts, schema: &str, durability: Durability) -> std::result::Re
         (true, Some(VERSION)) if !facts.has_functions => Err(Failure::new(
             Kind::NotSetUp,
             format!(
-                "the schema {schema} lacks the functions of globallock: run `globallock setup` once more"
+                "the schema {schema} lacks the functions of globallock: run `globallock setup` once more, or \
+                 add plain=yes to the address where functions are not allowed"
             ),
         )),
         (true, Some(VERSION)) if durability == Durability::Wal && !is_logged => wrong(

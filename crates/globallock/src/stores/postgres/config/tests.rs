@@ -78,12 +78,14 @@ fn an_address_without_options_has_the_settings_that_are_documented() {
     assert_eq!((default.schema.as_str(), default.prefix.as_str()), ("globallock", "_glocks:"));
     assert_eq!((default.timeout, default.limit), (Duration::from_secs(2), Duration::from_secs(2)));
     assert_eq!((default.durability, default.connections), (Durability::Wal, 4));
+    assert!(!default.is_plain && !default.sets_up);
     assert_eq!((default.listen, default.application.as_str()), (Listen::Auto, "globallock"));
     assert_eq!(default.security.mode, super::super::tls::Mode::Prefer);
     let set = "postgres://u:p@h/d?schema=_a1&prefix=p%3A&timeout=250ms&connect_timeout=7&durability=async\
                &connections=64&listen=no&application_name=x&target_session_attrs=primary&sslmode=disable\
-               &channel_binding=prefer&passfile=/nowhere";
+               &channel_binding=prefer&passfile=/nowhere&plain=yes&setup=yes";
     let set = config(set).unwrap();
+    assert!(set.is_plain && set.sets_up);
     assert_eq!((set.schema.as_str(), set.prefix.as_str()), ("_a1", "p:"));
     assert_eq!((set.timeout, set.limit), (Duration::from_millis(250), Duration::from_secs(7)));
     assert_eq!((set.durability, set.connections), (Durability::Async, 64));
@@ -106,6 +108,7 @@ fn notifications_may_come_from_another_server() {
 #[test]
 fn an_address_that_is_not_meant_so_is_refused_with_what_it_needs() {
     for (text, remedy) in [
+        ("postgres://u@h?plain=maybe", "the option plain has the values yes and no"),
         ("postgres://u@h?schema=A", "at most 40 lower-case letters"),
         ("postgres://u@h?schema=1a", "begins neither with a digit"),
         ("postgres://u@h?schema=pg_x", "nor with pg_"),

@@ -62,7 +62,12 @@ fn each_refusal_of_the_server_names_its_remedy() {
             PermissionDenied,
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA locks TO app",
         ),
-        ("42501", "permission denied for sequence s", PermissionDenied, "GRANT USAGE ON ALL SEQUENCES"),
+        (
+            "42501",
+            "permission denied for sequence s",
+            PermissionDenied,
+            "GRANT USAGE, UPDATE ON ALL SEQUENCES",
+        ),
         ("42501", "permission denied for database d", PermissionDenied, "GRANT CREATE ON DATABASE"),
         ("42501", "must be owner of table claims", PermissionDenied, "(must be owner of table claims)"),
         ("25006", "cannot execute INSERT in a read-only transaction", Disconnected, "it takes no writes now"),

@@ -1,0 +1,4 @@
+    total bigint := 0;
+    smallest bigint := 4294967296;
+    blocked boolean := false;
+    next_end timestamptz;

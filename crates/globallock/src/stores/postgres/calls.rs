@@ -22,7 +22,7 @@ const SCHEMA: &str = include_str!("sql/schema.sql");
 const USERS: &str = include_str!("sql/users.sql");
 
 /// What is the same in several blocks. Each may contain those that come after it.
-const PARTS: [(&str, &str); 10] = [
+const PARTS: [(&str, &str); 11] = [
     ("{begin}", include_str!("sql/begin.sql")),
     ("{durable}", include_str!("sql/durable.sql")),
     ("{queue}", include_str!("sql/queue.sql")),
@@ -30,11 +30,19 @@ const PARTS: [(&str, &str); 10] = [
     ("{settle}", include_str!("sql/settle.sql")),
     ("{answer}", include_str!("sql/answer.sql")),
     ("{missing}", include_str!("sql/missing.sql")),
-    // What the owner of a claim is told of its grant.
+    // Whether a user's own transaction has the lock, or is about to have it: see `transaction.sql`. If not, none
+    // has it before this transaction ends. Whoever grants a claim asks this first. A claim that would hold waits
+    // then, and is told to ask again in 50 ms, because nobody tells it of the end of that transaction.
+    ("{barred}", "NOT pg_try_advisory_xact_lock_shared(hashtextextended(k COLLATE \"C\", 7311))"),
+    // What the owner of a claim is told of its grant. Where commits wait for standbys, it is told to ask: a commit
+    // whose wait is cancelled, as when its client has given it up, is seen here before a standby has it, and what
+    // a grant is answered is not.
     (
         "{granted}",
-        "concat_ws(' ', replace(c.id::text, '-', ''), c.number, <ms>c.expires</ms>, \
-         coalesce(<ms>c.ends</ms>, 0), c.key)",
+        "CASE WHEN current_setting('synchronous_standby_names') <> '' \
+         THEN replace(c.id::text, '-', '') || ' polls 0' \
+         ELSE concat_ws(' ', replace(c.id::text, '-', ''), c.number, <ms>c.expires</ms>, \
+         coalesce(<ms>c.ends</ms>, 0), c.key) END",
     ),
     // A time in milliseconds, rounded down.
     ("<ms>", "floor(extract(epoch FROM "),
@@ -312,7 +320,12 @@ const FORGET: &str = "WITH noticed AS (DELETE FROM {schema}.evictions WHERE id =
 const CHANGED: &str = "SELECT replace(a.id::text, '-', ''), \
     CASE WHEN c.granted IS NOT NULL THEN {granted} END \
     FROM unnest($1::uuid[]) AS a (id) LEFT JOIN {schema}.claims c USING (id) \
-    WHERE c.id IS NULL OR c.granted IS NOT NULL OR ( \
+    WHERE c.id IS NULL OR c.granted IS NOT NULL \
+    OR CASE WHEN NOT EXISTS (SELECT FROM {schema}.claims \
+            WHERE key = c.key AND number < c.number AND granted IS NULL) \
+        THEN (SELECT sum(count) <= min(capacity) FROM {schema}.claims \
+            WHERE key = c.key AND number <= c.number) END \
+    OR ( \
         SELECT bool_or(least(f.expires, f.ends) <= clock_timestamp()) AND bool_and(f.granted IS NOT NULL) \
         FROM (SELECT * FROM {schema}.claims WHERE key = c.key AND number < c.number \
             ORDER BY number LIMIT 8) AS f) \

@@ -3,7 +3,7 @@ DECLARE
     at timestamptz;
     asking CONSTANT uuid := claim;
     drawn bigint;
-    fits boolean := weight <= cap;
+    fits boolean;
     c {schema}.claims%ROWTYPE;
     ahead {schema}.claims%ROWTYPE;
 {queue}
@@ -16,7 +16,8 @@ BEGIN
                 owner, granted, ends)
             SELECT drawn, claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,
                 at + lease_ms * interval '1 millisecond', who, at, at + max_hold_ms * interval '1 millisecond'
-            WHERE fits AND NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k);
+            WHERE weight <= cap AND NOT {barred}
+                AND NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k);
         IF FOUND THEN
             answer := concat_ws(' ', 'held', drawn, lease_ms, coalesce(max_hold_ms::text, '-'));
         END IF;
@@ -39,6 +40,10 @@ BEGIN
             END IF;
         END IF;
         IF c.id IS NULL THEN
+            IF fits AND {barred} THEN
+                fits := false;
+                next_end := at + interval '49 milliseconds';
+            END IF;
             IF NOT fits AND NOT waits THEN
                 answer := 'gone';
                 EXIT call;

@@ -16,6 +16,14 @@
             blocked := true;
             EXIT;
         END IF;
+        IF c.granted IS NULL AND {barred} THEN
+            blocked := true;
+            next_end := at + interval '49 milliseconds';
+            IF c.node <> '' AND asking IS NULL THEN
+                PERFORM pg_notify(c.node, replace(c.id::text, '-', '') || ' polls 50');
+            END IF;
+            EXIT;
+        END IF;
         total := total + c.count;
         smallest := least(smallest, c.capacity);
         IF c.granted IS NULL THEN

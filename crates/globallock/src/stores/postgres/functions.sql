@@ -96,12 +96,17 @@ BEGIN
     END LOOP;
 END $$;
 
--- What the owner of a claim is told of its grant.
+-- What the owner of a claim is told of its grant. Where commits wait for standbys, it is told to ask: a commit whose
+-- wait is cancelled, as when its client has given it up, is seen here before a standby has it, and what a grant is
+-- answered is not.
 CREATE OR REPLACE FUNCTION {schema}.granted_1(c {schema}.claims) RETURNS text
 LANGUAGE sql STABLE AS $$
-    SELECT concat_ws(' ', replace(c.id::text, '-', ''), c.number,
-        floor(extract(epoch FROM c.expires) * 1000)::bigint,
-        coalesce(floor(extract(epoch FROM c.ends) * 1000)::bigint, 0), c.key)
+    SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
+        THEN replace(c.id::text, '-', '') || ' polls 0'
+        ELSE concat_ws(' ', replace(c.id::text, '-', ''), c.number,
+            floor(extract(epoch FROM c.expires) * 1000)::bigint,
+            coalesce(floor(extract(epoch FROM c.ends) * 1000)::bigint, 0), c.key)
+        END
 $$;
 
 -- In how many milliseconds a waiter should ask again, because what it waits for may have ended by itself:

@@ -56,6 +56,7 @@ async fn a_full_disk_is_told_and_waited_for() {
 async fn a_store_makes_do_with_the_one_connection_that_it_gets() {
     let server = Postgres::start().unwrap();
     server.sql(&format!("ALTER ROLE {USER} CONNECTION LIMIT 1"));
+    eventually("who has set it up is gone", async || connections(&server) == 0).await;
     let manager = manager(&server.url()).await;
     let all = (0..30).map(|number| {
         let lock = manager.mutex(format!("many-{number}"));

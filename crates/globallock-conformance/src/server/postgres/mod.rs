@@ -29,7 +29,7 @@ pub const PASSWORD: &str = "app-password";
 pub const SUPERUSER: &str = "postgres";
 
 /// What makes a server small and quick. What it has written is lost with its host, and not with its process.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 14] = [
     "listen_addresses=127.0.0.1",
     "fsync=off",
     "full_page_writes=off",
@@ -39,6 +39,7 @@ const SETTINGS: [&str; 13] = [
     "min_wal_size=2MB",
     "autovacuum_naptime=5s",
     "jit=off",
+    "wal_retrieve_retry_interval=100ms",
     // Otherwise a killed server leaves files in /dev/shm.
     "dynamic_shared_memory_type=mmap",
     "log_line_prefix=%m [%p] ",

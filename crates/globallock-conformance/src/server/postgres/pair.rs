@@ -66,6 +66,8 @@ impl Pair {
         let new = 1 - old;
         let mut lost = 0;
         if planned {
+            // The primary may have been restarted a moment ago.
+            self.wait_for_the_replica(old)?;
             self.servers[old].shut_down()?;
         } else {
             self.servers[new].sql("ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()");

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Error, Result};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+
+use super::library;
 
 /// The library that replaces the clocks in a program.
 const SOURCE: &str = include_str!("clock.c");
@@ -27,22 +28,7 @@ impl Clock {
     /// # Errors
     /// When there is no C compiler.
     pub fn new(directory: &Path, name: &str) -> Result<Self> {
-        let library = directory.join("clock.so");
-        if !library.exists() {
-            let source = directory.join("clock.c");
-            std::fs::write(&source, SOURCE)?;
-            let mut compiler = Command::new("cc");
-            compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"]).arg(&library).arg(&source);
-            let built = compiler.output().map_err(|error| {
-                Error::other(format!(
-                    "clocks that can be set need a C compiler ({error}): run apt-get install gcc"
-                ))
-            })?;
-            if !built.status.success() {
-                let errors = String::from_utf8_lossy(&built.stderr).into_owned();
-                return Err(Error::other(format!("clock.c cannot be compiled: {errors}")));
-            }
-        }
+        let library = library::built(directory, "clock", SOURCE, "clocks that can be set")?;
         let step = directory.join(format!("{name}.clock"));
         let file = File::create(&step)?;
         let clock = Clock { library, step, file, suspended: AtomicI64::new(0) };

@@ -2,7 +2,9 @@
 
 pub mod certificates;
 pub mod clock;
+pub mod disk;
 pub mod etcd;
+mod library;
 pub mod peers;
 pub mod postgres;
 pub mod redis;

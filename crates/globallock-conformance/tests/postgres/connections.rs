@@ -37,9 +37,26 @@ async fn a_full_server_is_told_and_waited_for() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_told_and_waited_for() {
+    let server = Postgres::start_with_disk().unwrap();
+    let disk = server.disk().unwrap();
+    disk.be_full(true).unwrap();
+    // The first claim of all needs the first page of the table.
+    let error = refusal(&server.url()).await;
+    assert!(error.is_unavailable(), "{error:?}");
+    assert!(error.to_string().contains("its disk is full: free some of it"), "{error}");
+    let manager = connect_for(&server.url(), Duration::from_secs(30)).await.unwrap();
+    let lock = manager.mutex("a");
+    let patient = tokio::spawn(async move { lock.acquire().await });
+    disk.be_full(false).unwrap();
+    assert!(patient.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
 async fn a_store_makes_do_with_the_one_connection_that_it_gets() {
     let server = Postgres::start().unwrap();
     server.sql(&format!("ALTER ROLE {USER} CONNECTION LIMIT 1"));
+    eventually("who has set it up is gone", async || connections(&server) == 0).await;
     let manager = manager(&server.url()).await;
     let all = (0..30).map(|number| {
         let lock = manager.mutex(format!("many-{number}"));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::postgres::Pair;
@@ -59,4 +60,41 @@ async fn fencing_tokens_rise_past_a_failover_that_lost_the_last_grants() {
     let next = manager.mutex("a").acquire().await.unwrap();
     assert!(next.fencing_token() > last, "{} after {last}", next.fencing_token());
     drop(pair);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_synchronous_replica_has_hands_over_no_lock() {
+    let mut pair = Pair::start_synchronous().unwrap();
+    let url = format!("{}?timeout=500ms", Cluster::url(&pair));
+    let [holder, other] = [connect_for(&url, LEASE).await.unwrap(), connect_for(&url, LEASE).await.unwrap()];
+    let guard = holder.mutex("a").acquire().await.unwrap();
+    let mut waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    let (log, handle) = (pair.server(0).log(), tokio::runtime::Handle::current());
+    let (missed, waiter) = spawn_blocking(move || {
+        let missed = pair.change_places(false, || {
+            handle.block_on(async {
+                // It is given up, and the server is told so. Then the primary shows it, and only the primary.
+                tokio::spawn(guard.release());
+                eventually("the commit waits no longer", async || {
+                    std::fs::read_to_string(&log).unwrap().contains("canceling wait for synchronous")
+                })
+                .await;
+                // Messages from before come before the answers.
+                for _ in 0..5 {
+                    let _ = other.inspect("a").await;
+                }
+                // It may have asked in vain for too long.
+                if waiter.is_finished() {
+                    let told = (&mut waiter).await.unwrap();
+                    assert!(told.is_err(), "{told:?}");
+                }
+            });
+        });
+        (missed.unwrap(), waiter)
+    })
+    .await
+    .unwrap();
+    assert!(missed > 0);
+    waiter.abort();
 }

@@ -18,6 +18,7 @@ pub use self::pooler::Pooler;
 
 use self::template::Template;
 use super::certificates::Certificates;
+use super::disk::Disk;
 use super::{Cluster, Process, free_port, wait_ready};
 
 /// The user of the owners, and the database. It is no superuser.
@@ -28,7 +29,7 @@ pub const PASSWORD: &str = "app-password";
 pub const SUPERUSER: &str = "postgres";
 
 /// What makes a server small and quick. What it has written is lost with its host, and not with its process.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 14] = [
     "listen_addresses=127.0.0.1",
     "fsync=off",
     "full_page_writes=off",
@@ -38,6 +39,7 @@ const SETTINGS: [&str; 13] = [
     "min_wal_size=2MB",
     "autovacuum_naptime=5s",
     "jit=off",
+    "wal_retrieve_retry_interval=100ms",
     // Otherwise a killed server leaves files in /dev/shm.
     "dynamic_shared_memory_type=mmap",
     "log_line_prefix=%m [%p] ",
@@ -53,6 +55,8 @@ pub struct Postgres {
     /// Settings beside [`SETTINGS`], as `name=value`.
     settings: Vec<String>,
     directory: TempDir,
+    /// Its disk, if that can be full.
+    disk: Option<Disk>,
     /// What its data was copied from, which others may need too.
     _template: Option<Template>,
 }
@@ -81,12 +85,28 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub fn start_bare(settings: &[&str]) -> Result<Self> {
-        let template = Template::shared()?;
-        let mut server = Self::launched_with(settings)?;
-        template.copy_to(&server.data())?;
-        server._template = Some(template);
-        server.resume_after_kill()?;
+        Self::launched_with(settings)?.begun()
+    }
+
+    /// Starts a server that holds locks and whose disk can be full.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`], or when there is no C compiler.
+    pub fn start_with_disk() -> Result<Self> {
+        let mut server = Self::launched_with(&[])?;
+        server.disk = Some(Disk::new(server.directory.path())?);
+        let server = server.begun()?;
+        set_up(&server.url())?;
         Ok(server)
+    }
+
+    /// Starts a server that has no data yet, with the user and its database.
+    fn begun(mut self) -> Result<Self> {
+        let template = Template::shared()?;
+        template.copy_to(&self.data())?;
+        self._template = Some(template);
+        self.resume_after_kill()?;
+        Ok(self)
     }
 
     /// Starts a server that holds locks and accepts TLS only, but for the socket.
@@ -123,7 +143,7 @@ impl Postgres {
         let directory = TempDir::new()?;
         template::give(directory.path())?;
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        Ok(Postgres { process: None, port: free_port(), settings, directory, _template: None })
+        Ok(Postgres { process: None, port: free_port(), settings, directory, disk: None, _template: None })
     }
 
     /// Restarts the server on the same port and with the same data, and waits until it is ready.
@@ -140,7 +160,9 @@ impl Postgres {
             arguments.extend(["-c".to_owned(), setting]);
         }
         let (log, pid) = (self.log(), self.data().join("postmaster.pid"));
-        self.process = Some(template::start("postgres", "postgresql", arguments, &log)?);
+        let environment = self.disk.iter().flat_map(Disk::environment);
+        let environment = environment.map(|(name, path)| (name, path.as_os_str()));
+        self.process = Some(template::start(environment, "postgres", "postgresql", arguments, &log)?);
         let process = self.process.as_ref().map(|process| process.id().as_raw_nonzero().to_string());
         // The server writes its state into its file. So nothing asks it that it would count or log.
         let state = || -> Option<String> {
@@ -256,6 +278,18 @@ impl Postgres {
         if let Some(process) = &self.process {
             processes::go_on(process.id());
         }
+    }
+
+    /// Its disk, if that can be full.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// Whether its process has ended, by itself or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.process.as_ref().is_none_or(processes::has_ended)
     }
 
     /// Whether it is a replica.

@@ -5,9 +5,9 @@ use std::io::{Error, Result};
 use rustix::process::{Pid, Signal};
 
 use super::super::{Cluster, wait_ready};
-use super::{Postgres, SUPERUSER, template, url_by};
+use super::{Postgres, SUPERUSER, set_up, template, url_by};
 
-/// A primary and the replica that follows it, asynchronously. The two may change places.
+/// A primary and the replica that follows it, asynchronously or not. The two may change places.
 #[derive(Debug)]
 pub struct Pair {
     servers: [Postgres; 2],
@@ -19,9 +19,22 @@ impl Pair {
     /// # Errors
     /// When they do not start.
     pub fn start() -> Result<Self> {
-        let primary = Postgres::start()?;
-        let mut replica = Postgres::launched_with(&[])?;
+        Self::start_with(&[])
+    }
+
+    /// Starts a pair in which a commit waits until the replica has it too.
+    ///
+    /// # Errors
+    /// As [`Pair::start`].
+    pub fn start_synchronous() -> Result<Self> {
+        Self::start_with(&["synchronous_standby_names=*"])
+    }
+
+    fn start_with(settings: &[&str]) -> Result<Self> {
+        let primary = Postgres::start_bare(settings)?;
+        let mut replica = Postgres::launched_with(settings)?;
         follow(&mut replica, &primary)?;
+        set_up(&primary.url())?;
         Ok(Pair { servers: [primary, replica] })
     }
 
@@ -53,6 +66,8 @@ impl Pair {
         let new = 1 - old;
         let mut lost = 0;
         if planned {
+            // The primary may have been restarted a moment ago.
+            self.wait_for_the_replica(old)?;
             self.servers[old].shut_down()?;
         } else {
             self.servers[new].sql("ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()");
@@ -68,6 +83,14 @@ impl Pair {
         wait_ready("the new primary", &self.servers[new].log(), || self.primary() == Some(new))?;
         self.follow(old)?;
         Ok(lost)
+    }
+
+    /// Waits until the other server follows this primary.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_for_the_replica(&self, primary: usize) -> Result<()> {
+        wait_for(&self.servers[1 - primary], &self.servers[primary])
     }
 
     /// Makes a server that does not run the replica of the other one.
@@ -92,6 +115,11 @@ fn follow(replica: &mut Postgres, primary: &Postgres) -> Result<()> {
     let how = ["-R", "-X", "stream", "-c", "fast", "--no-sync"];
     template::run("pg_basebackup", source.into_iter().chain(how), "")?;
     replica.resume_after_kill()?;
+    wait_for(replica, primary)
+}
+
+/// Waits until the replica follows.
+fn wait_for(replica: &Postgres, primary: &Postgres) -> Result<()> {
     let follows = || primary.sql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1";
     wait_ready("the replica", &replica.log(), follows)
 }

@@ -59,7 +59,7 @@ impl Pooler {
         drop(self.process.take());
         let log = self.directory.path().join("log");
         let file = self.directory.path().join("settings.ini");
-        self.process = Some(template::start("pgbouncer", "pgbouncer", [&file], &log)?);
+        self.process = Some(template::start([], "pgbouncer", "pgbouncer", [&file], &log)?);
         wait_ready("pgbouncer", &log, || listens(self.port))
     }
 

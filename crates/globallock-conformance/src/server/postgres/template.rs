@@ -63,8 +63,9 @@ pub(super) fn give(path: &Path) -> Result<()> {
     }
 }
 
-/// Starts a program of PostgreSQL as [`Process::start`] does, as a user that it accepts.
-pub(super) fn start<A: AsRef<OsStr>>(
+/// Starts a program of PostgreSQL as [`Process::start_in`] does, as a user that it accepts.
+pub(super) fn start<'a, A: AsRef<OsStr>>(
+    environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
     name: &str,
     package: &str,
     arguments: impl IntoIterator<Item = A>,
@@ -72,7 +73,7 @@ pub(super) fn start<A: AsRef<OsStr>>(
 ) -> Result<Process> {
     let program = program(name);
     if unprivileged().is_none() {
-        return Process::start(&program.display().to_string(), package, arguments, log);
+        return Process::start_in(environment, &program.display().to_string(), package, arguments, log);
     }
     if Command::new(&program).arg("--version").stdout(Stdio::null()).status().is_err() {
         return Err(Error::other(format!("{name} is not installed: run apt-get install {package}")));
@@ -81,7 +82,7 @@ pub(super) fn start<A: AsRef<OsStr>>(
     let first = words.next().unwrap_or_default();
     let words = words.map(Into::into).chain([program.into_os_string()]);
     let arguments = words.chain(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
-    Process::start(&first, "util-linux", arguments, log)
+    Process::start_in(environment, &first, "util-linux", arguments, log)
 }
 
 /// Runs a program of PostgreSQL to its end as a user that it accepts, with this input.
@@ -140,7 +141,7 @@ fn make() -> Result<TempDir> {
     let data = directory.path().join("data").display().to_string();
     let options = ["--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C"];
     // Small segments, because each copy has some of them.
-    let options = options.into_iter().chain(["--wal-segsize=1", "--no-sync", "--no-instructions"]);
+    let options = options.into_iter().chain(["--wal-segsize=1", "--no-sync"]);
     run("initdb", ["-D", &data, "-U", SUPERUSER].into_iter().chain(options), "")?;
     // A line is a statement.
     let statements = format!(

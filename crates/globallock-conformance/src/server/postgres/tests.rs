@@ -48,6 +48,46 @@ fn a_pair_changes_places_with_and_without_a_loss() {
 }
 
 #[test]
+fn a_synchronous_pair_shows_only_what_both_have() {
+    let mut pair = Pair::start_synchronous().unwrap();
+    pair.server(0).sql("CREATE TABLE seen (number int); INSERT INTO seen VALUES (1)");
+    let tools = pair.server(0).tools();
+    let asked = pair.server(0).tools();
+    let missed = pair.change_places(false, move || {
+        std::thread::spawn(move || tools.sql("INSERT INTO seen VALUES (2)"));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        while asked.sql(waits) != "1" {}
+        assert_eq!(asked.sql("SELECT count(*) FROM seen"), "1");
+    });
+    assert!(missed.unwrap() > 0);
+    assert_eq!(pair.server(1).sql("SELECT count(*) FROM seen"), "1");
+}
+
+#[test]
+fn a_full_disk_lets_nothing_grow_and_stops_a_server_that_needs_another_log() {
+    let mut server = Postgres::start_with_disk().unwrap();
+    server.sql(
+        "CREATE TABLE begun (number int); INSERT INTO begun VALUES (1); CREATE TABLE empty (number int)",
+    );
+    let full = |server: &Postgres, full| server.disk().unwrap().be_full(full).unwrap();
+    full(&server, true);
+    assert_eq!(server.sql("INSERT INTO begun VALUES (2)"), "", "there is room in its page");
+    let refused = server.sql("INSERT INTO empty VALUES (1)");
+    assert!(refused.contains("No space left on device"), "{refused}");
+    let log = || std::fs::read_to_string(server.log()).unwrap();
+    while !log().contains("PANIC") {
+        server.sql("INSERT INTO begun VALUES (3); SELECT pg_switch_wal()");
+    }
+    full(&server, false);
+    while server.sql("SELECT 7") != "7" {
+        if server.has_ended() {
+            server.resume_after_kill().unwrap();
+        }
+    }
+    assert_eq!(server.sql("INSERT INTO empty VALUES (1); SELECT count(*) FROM empty"), "1");
+}
+
+#[test]
 fn a_pooler_passes_on_what_it_is_asked() {
     let server = Postgres::start_bare(&[]).unwrap();
     let pooler = Pooler::start(server.port()).unwrap();

@@ -10,7 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::block_in_place;
 
-use self::faults::{CONNECTION_LIMIT, ISOLATION, ROTATE_PASSWORD, STATEMENT_TIMEOUT, TABLE_LOCK, TERMINATE};
+use self::faults::{
+    CONNECTION_LIMIT, DEADLOCK, FULL, ISOLATION, REPLICA_AWAY, ROTATE_PASSWORD, STATEMENT_TIMEOUT,
+    TABLE_LOCK, TERMINATE,
+};
 use self::wire::{hostile, read_message};
 use super::password::PasswordFile;
 use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
@@ -50,6 +53,8 @@ pub(super) const KINDS: &[StoreKind] = &[
             STATEMENT_TIMEOUT,
             CONNECTION_LIMIT,
             ISOLATION,
+            DEADLOCK,
+            FULL,
             ROTATE_PASSWORD,
         ],
         hostile,
@@ -72,8 +77,20 @@ pub(super) const KINDS: &[StoreKind] = &[
         starts_in: 2,
         install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::Moves],
-        start: || Ok(Box::new(Replicated { pair: Pair::start()? })),
+        start: || Ok(Box::new(Replicated { pair: Pair::start()?, is_synchronous: false })),
         own_faults: &[PROMOTION, PROMOTION, SWITCHOVER, SWITCHOVER, TERMINATE, TABLE_LOCK],
+        hostile,
+    },
+    // Here no promotion may lose anything.
+    StoreKind {
+        name: "postgres-sync",
+        roles: &[Role::Faults],
+        servers: 2,
+        starts_in: 2,
+        install: super::nothing,
+        traits: &[Trait::BetweenProcesses, Trait::Moves],
+        start: || Ok(Box::new(Replicated { pair: Pair::start_synchronous()?, is_synchronous: true })),
+        own_faults: &[PROMOTION, PROMOTION, SWITCHOVER, REPLICA_AWAY, REPLICA_AWAY],
         hostile,
     },
 ];
@@ -96,6 +113,8 @@ struct Pooled {
 #[derive(Debug)]
 struct Replicated {
     pair: Pair,
+    /// Whether a commit waits for the replica.
+    is_synchronous: bool,
 }
 
 #[async_trait]
@@ -133,6 +152,7 @@ impl TestStore for Alone {
             Some(file) if fault.name == "rotate_password" => {
                 faults::rotate_password(&self.server.tools(), file, draw).await
             }
+            _ if fault.name == "full" => faults::full(&mut self.server, draw).await,
             _ => Ok(faults::done(fault, &self.server, draw).await),
         }
     }
@@ -144,7 +164,7 @@ impl TestStore for Alone {
 
 impl Alone {
     fn start_with_login() -> Result<Self> {
-        let (server, file) = (Postgres::start()?, PasswordFile::new()?);
+        let (server, file) = (Postgres::start_with_disk()?, PasswordFile::new()?);
         server.sql(&format!("ALTER ROLE {USER} PASSWORD '{}'", file.password()));
         Ok(Alone { server, login: Some(file) })
     }
@@ -231,6 +251,8 @@ impl TestStore for Replicated {
                 block_in_place(|| self.pair.change_places(true, || ()))?;
                 Outcome::of(true, format!("the primary was server {primary}, and had been shut down"))
             }
+            "promotion" if self.is_synchronous => faults::promotion_without_loss(&mut self.pair, draw)?,
+            "replica_away" => faults::replica_away(&mut self.pair, primary, draw).await?,
             "promotion" => {
                 let lag = draw.short() / 2;
                 let lost = block_in_place(|| self.pair.change_places(false, || std::thread::sleep(lag)))?;

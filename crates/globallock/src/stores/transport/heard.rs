@@ -137,6 +137,8 @@ pub(super) fn speech(bytes: &[u8]) -> Option<Speech> {
         {
             Some(Speech::Postgres)
         }
+        // Before 14, it answers what is no request of its protocol as it did in the one before.
+        [b'E', rest @ ..] if rest.starts_with(b"FATAL:  ") => Some(Speech::Postgres),
         _ if OF_ZOOKEEPER.iter().any(|answer| bytes.starts_with(answer)) => Some(Speech::ZooKeeper),
         _ => None,
     }
@@ -169,6 +171,10 @@ mod tests {
             (b"srvr is not executed because it is not in the whitelist.", Some(Speech::ZooKeeper)),
             (b"HTTP/1.0 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\"}", Some(Speech::Etcd)),
             (b"E\0\0\0\x5aSFATAL\0VFATAL\0C28000\0", Some(Speech::Postgres)),
+            (
+                b"EFATAL:  unsupported frontend protocol 0.0: server supports 2.0 to 3.0\n\0",
+                Some(Speech::Postgres),
+            ),
             (b"E\0\0\0\x5aX", None),
             (b"-ERR", None),
             (b"- ERR", None),

@@ -55,6 +55,27 @@ BEGIN
     RETURN drawn;
 END $$;
 
+-- Whether a user's own transaction has the lock, or is about to have it: see `transaction.sql`. If not, none has it
+-- before this transaction ends. Whoever grants a claim asks this first, and a claim that would hold waits then,
+-- and is told to ask again in 50 ms, because nobody tells it of the end of that transaction.
+CREATE OR REPLACE FUNCTION {schema}.is_barred_1(k text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN NOT pg_try_advisory_xact_lock_shared(hashtextextended(k COLLATE "C", 7311));
+END $$;
+
+-- Gives the waiters of a key new numbers, in their order: a user's own transaction may have held the lock since they
+-- joined, with a fencing token above their old ones.
+CREATE OR REPLACE FUNCTION {schema}.renumber_1(k text, at timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    waiter uuid;
+BEGIN
+    FOR waiter IN SELECT id FROM {schema}.claims WHERE key = k AND granted IS NULL ORDER BY number LOOP
+        UPDATE {schema}.claims SET number = {schema}.number_1(at) WHERE id = waiter;
+    END LOOP;
+END $$;
+
 -- Walks the queue of a key from its front, as long as claims hold: drops those that have ended, grants those
 -- that fit, and tells their owners, but for the claim that is `asking`.
 --
@@ -66,6 +87,7 @@ CREATE OR REPLACE FUNCTION {schema}.settle_1(
 LANGUAGE plpgsql AS $$
 DECLARE
     c {schema}.claims%ROWTYPE;
+    is_renumbered boolean := false;
 BEGIN
     total := 0;
     smallest := 4294967296;
@@ -81,6 +103,20 @@ BEGIN
         IF total + c.count > least(smallest, c.capacity) THEN
             blocked := true;
             EXIT;
+        END IF;
+        IF c.granted IS NULL THEN
+            IF {schema}.is_barred_1(k) THEN
+                blocked := true;
+                next_end := at + interval '49 milliseconds';
+                IF asking IS NULL AND c.node <> '' THEN
+                    PERFORM pg_notify(c.node, replace(c.id::text, '-', '') || ' polls 50');
+                END IF;
+                EXIT;
+            END IF;
+            IF NOT is_renumbered AND c.number < pg_sequence_last_value('{schema}.transactions') THEN
+                PERFORM {schema}.renumber_1(k, at);
+                is_renumbered := true;
+            END IF;
         END IF;
         total := total + c.count;
         smallest := least(smallest, c.capacity);
@@ -105,7 +141,8 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- In how many milliseconds a waiter should ask again, because what it waits for may have ended by itself:
--- the waiter in front of it, or else the first of the holders.
+-- the waiter in front of it, or else the first of the holders. One that fits and does not hold waits for a user's
+-- own transaction, and should ask now.
 CREATE OR REPLACE FUNCTION {schema}.look_1(k text, mine bigint, next_end timestamptz, at timestamptz)
 RETURNS bigint
 LANGUAGE plpgsql AS $$
@@ -116,10 +153,18 @@ BEGIN
     IF FOUND AND ahead.granted IS NULL THEN
         next_end := ahead.expires;
     ELSIF next_end IS NULL THEN
-        SELECT min(least(expires, ends)) INTO next_end FROM {schema}.claims WHERE key = k AND number < mine;
+        SELECT CASE WHEN NOT {schema}.fits_1(k, mine) THEN min(least(expires, ends)) END INTO next_end
+            FROM {schema}.claims WHERE key = k AND number < mine;
     END IF;
     RETURN greatest({schema}.ms_1(next_end - at), 0) + 1;
 END $$;
+
+-- Whether a claim holds, or would if nothing but those in front of it mattered.
+CREATE OR REPLACE FUNCTION {schema}.fits_1(k text, mine bigint) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k AND number < mine AND granted IS NULL)
+        AND (SELECT sum(count) <= min(capacity) FROM {schema}.claims WHERE key = k AND number <= mine)
+$$;
 
 -- What a claim is answered.
 CREATE OR REPLACE FUNCTION {schema}.answer_1(c {schema}.claims, next_end timestamptz, at timestamptz)
@@ -177,6 +222,10 @@ BEGIN
         END IF;
     END IF;
     IF c.id IS NULL THEN
+        IF fits AND {schema}.is_barred_1(k) THEN
+            fits := false;
+            next_end := at + interval '49 milliseconds';
+        END IF;
         IF NOT fits AND NOT waits THEN
             RETURN 'gone';
         END IF;
@@ -344,7 +393,8 @@ BEGIN
 END $$;
 
 -- What the owners of these claims would be told if the server could reach them: of a grant, of an eviction, or
--- null if the claim should ask, because it is gone, or comes next and somebody in front of it has ended.
+-- null if the claim should ask, because it is gone, or comes next and somebody in front of it has ended, or fits and
+-- waits for a user's own transaction.
 CREATE OR REPLACE FUNCTION {schema}.changed_1(waiting uuid[], holding uuid[])
 RETURNS TABLE (claim text, told text)
 LANGUAGE sql STABLE
@@ -352,7 +402,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $$
     SELECT replace(a.id::text, '-', ''), CASE WHEN c.granted IS NOT NULL THEN {schema}.granted_1(c) END
         FROM unnest(waiting) AS a (id) LEFT JOIN {schema}.claims c USING (id)
-        WHERE c.id IS NULL OR c.granted IS NOT NULL OR (
+        WHERE c.id IS NULL OR c.granted IS NOT NULL OR {schema}.fits_1(c.key, c.number) OR (
             SELECT bool_or(least(f.expires, f.ends) <= clock_timestamp()) AND bool_and(f.granted IS NOT NULL)
             FROM (SELECT * FROM {schema}.claims WHERE key = c.key AND number < c.number
                 ORDER BY number LIMIT 8) AS f)

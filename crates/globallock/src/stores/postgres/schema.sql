@@ -28,6 +28,8 @@ END
 $setup$;
 
 CREATE SEQUENCE IF NOT EXISTS {schema}.numbers;
+-- The last fencing token of a user's own transaction: see `transaction.sql`.
+CREATE SEQUENCE IF NOT EXISTS {schema}.transactions;
 
 CREATE {unlogged} TABLE IF NOT EXISTS {schema}.claims (
     number    bigint NOT NULL,

@@ -8,7 +8,9 @@ mod listing;
 mod pooled;
 mod reconnecting;
 mod refusals;
+mod session;
 mod setup;
+mod transactions;
 mod wire;
 
 use std::time::Duration;

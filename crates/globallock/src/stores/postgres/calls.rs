@@ -8,6 +8,8 @@ use crate::backend::Claim;
 const SCHEMA: &str = include_str!("schema.sql");
 /// The functions.
 const FUNCTIONS: &str = include_str!("functions.sql");
+/// The lock of a user's own transaction.
+const TRANSACTION: &str = include_str!("transaction.sql");
 
 /// Each statement is one request, and one transaction.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl Calls {
 pub(super) fn script(schema: &str, is_logged: bool) -> String {
     let (unlogged, logged, persistence) =
         if is_logged { ("", "LOGGED", "p") } else { ("UNLOGGED", "UNLOGGED", "u") };
-    format!("{SCHEMA}\n{FUNCTIONS}")
+    format!("{SCHEMA}\n{FUNCTIONS}\n{TRANSACTION}")
         .replace("{schema}", &quoted(schema))
         .replace("{unlogged}", unlogged)
         .replace("{logged}", logged)

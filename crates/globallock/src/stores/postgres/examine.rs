@@ -100,9 +100,9 @@ const RIGHTS: &str = "SELECT 'USAGE on the schema', \
     UNION ALL SELECT format('%s on %s', p, t), has_table_privilege(to_regclass(t), p) \
     FROM unnest(ARRAY['{schema}.claims', '{schema}.evictions', '{schema}.\"values\"']) AS t, \
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p WHERE to_regclass(t) IS NOT NULL \
-    UNION ALL SELECT format('%s on the sequence', p), \
-        has_sequence_privilege(to_regclass('{schema}.numbers'), p) \
-    FROM unnest(ARRAY['USAGE', 'UPDATE']) AS p WHERE to_regclass('{schema}.numbers') IS NOT NULL";
+    UNION ALL SELECT format('%s on the sequence %s', p, s), has_sequence_privilege(to_regclass(s), p) \
+    FROM unnest(ARRAY['{schema}.numbers', '{schema}.transactions']) AS s, \
+        unnest(ARRAY['USAGE', 'UPDATE']) AS p WHERE to_regclass(s) IS NOT NULL";
 
 /// Whether somebody between can read what is sent.
 enum Encryption {

@@ -74,7 +74,8 @@ interpreter() {
 # What only the newest interpreter gets: frameworks, and what the lock tests of other packages need.
 frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl pytest-xdist
     pytest-asyncio pytest-mock prometheus-client opentelemetry-sdk eventlet django-valkey
-    fastapi httpx uvicorn rq huey dramatiq apscheduler<4 psycopg[binary] sqlalchemy"
+    fastapi httpx uvicorn rq huey dramatiq apscheduler<4 psycopg[binary] sqlalchemy
+    django-pglock"
 
 # Tests the wheel in a fresh environment of one interpreter: all, or the tests that are named.
 test_one() {

@@ -4,6 +4,7 @@ mod admitting;
 mod connections;
 mod evicting;
 mod failover;
+mod interop;
 mod listing;
 mod pooled;
 mod reconnecting;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use super::advisory::Peers;
 use super::failure::Failure;
 use super::login::Login;
 use super::passfile::SOCKETS;
@@ -57,6 +58,8 @@ pub(super) struct Config {
     pub(super) listen: Listen,
     /// The most connections that do requests.
     pub(super) connections: usize,
+    /// Whose advisory locks are taken too.
+    pub(super) interop: Option<Peers>,
 }
 
 /// When a granted claim is safe from a crash of the server.
@@ -158,6 +161,12 @@ impl Config {
             Some(_) => return Err(address.wrong("the option setup has the values yes and no")),
         };
         let listen = listen(address)?;
+        let interop = match address.take("interop").as_deref() {
+            None | Some("no") => None,
+            Some(text) => Some(Peers::parse(text).ok_or_else(|| {
+                address.wrong("the option interop has the values advisory, django-pglock, madelson and no")
+            })?),
+        };
         let application =
             settings.take(address, "application_name").unwrap_or_else(|| "globallock".to_owned());
         writes(address, settings)?;
@@ -187,6 +196,7 @@ impl Config {
             limit,
             listen,
             connections,
+            interop,
         })
     }
 
@@ -214,6 +224,7 @@ const OPTIONS: &[&str] = &[
     "durability",
     "connections",
     "listen",
+    "interop",
     "setup",
     "password_file",
     "password_command",

@@ -4,13 +4,16 @@
 //! stored, and `functions.sql` how they are granted. Each request is one statement in a transaction of its
 //! own, so that a pooler may be between.
 
+mod advisory;
 mod answers;
+mod beacon;
 mod calls;
 mod config;
 mod connection;
 mod examine;
 mod failure;
 mod inspect;
+mod interop;
 mod login;
 mod looks;
 mod passfile;
@@ -35,6 +38,7 @@ use self::calls::{Calls, max_hold, milliseconds};
 use self::config::{Config, Durability};
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
+pub(crate) use self::interop::open;
 use self::looks::Looks;
 use self::unanswered::Unanswered;
 use crate::backend::{
@@ -52,7 +56,7 @@ use crate::sync::Instant;
 const CHANNEL: &str = "globallock_";
 
 /// A store in one schema of a database.
-pub(crate) struct Postgres {
+struct Postgres {
     connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     calls: Arc<Calls>,
@@ -76,7 +80,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
-    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
+    fn open(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
         let calls = Arc::new(Calls::new(&config.schema));
         let channel = format!("{CHANNEL}{}", random_node());

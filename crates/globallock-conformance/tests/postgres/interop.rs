@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::session::Session;
 use crate::{LEASE, manager, refusal};
 
-/// A name, and the keys by which django-pglock and DistributedLock lock it.
+/// A name, and the keys by which django-pglock and `DistributedLock` lock it.
 const NAME: &str = "orders/7";
 const PGLOCK: &str = "6088851114637197265";
 const MADELSON: &str = "-540334498, 1557641087";

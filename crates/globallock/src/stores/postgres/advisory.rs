@@ -7,7 +7,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use crate::name::Name;
 use crate::queue::Permits;
 
-/// The longest name that DistributedLock packs into the key as it is.
+/// The longest name that `DistributedLock` packs into the key as it is.
 const PACKED: usize = 9;
 
 /// Whose locks are taken too.
@@ -68,8 +68,8 @@ fn of_django_pglock(name: &str) -> Key {
     Key::One(beginning(digest(&SHA256, name.as_bytes()).as_ref()))
 }
 
-/// DistributedLock keeps a short name in the key, reads one that is a number in hexadecimal digits, and takes
-/// the beginning of a hash of any other.
+/// `DistributedLock` keeps a short name in the key, reads one that is a number in hexadecimal digits, and
+/// takes the beginning of a hash of any other.
 fn of_distributed_lock(name: &str) -> Key {
     packed(name)
         .or_else(|| number(name))
@@ -181,7 +181,8 @@ mod tests {
 
         #[test]
         fn numbers_are_read_as_they_are_written(bits in any::<u64>(), upper in any::<bool>()) {
-            let (one, pair) = (format!("{bits:016x}"), format!("{:08x},{:08x}", bits >> 32, bits & 0xffff_ffff));
+            let one = format!("{bits:016x}");
+            let pair = format!("{:08x},{:08x}", bits >> 32, bits & 0xffff_ffff);
             let (one, pair) = if upper { (one.to_uppercase(), pair.to_uppercase()) } else { (one, pair) };
             prop_assert_eq!(of_distributed_lock(&one), Key::One(bits.cast_signed()));
             prop_assert_eq!(of_distributed_lock(&pair), two(bits));

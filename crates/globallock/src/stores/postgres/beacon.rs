@@ -16,8 +16,8 @@ use crate::stores::pushed::Hints;
 use crate::sync::Mutex;
 
 /// Why there is no such session.
-const POOLED: &str = "a pooler is between, and the option interop needs a session of its own: name the server \
-                      itself by ?listen=HOST:PORT, or say ?listen=yes if the pooler keeps sessions";
+const POOLED: &str = "a pooler is between, and the option interop needs a session of its own: name the \
+                      server itself by ?listen=HOST:PORT, or say ?listen=yes if the pooler keeps sessions";
 
 /// A session of the server itself. When it ends, the locks that it had are gone.
 pub(super) struct Beacon {
@@ -156,7 +156,7 @@ impl Beacon {
         }
     }
 
-    /// Finds out whether the session is there still, where the server has just answered on another connection.
+    /// Finds out whether the session is there still, where the server has just answered elsewhere.
     ///
     /// # Cancel safety
     /// Nothing is lost.

@@ -66,8 +66,8 @@ enum Stage {
 impl Interop {
     fn advisory(&self, claim: &Claim) -> Result<Advisory> {
         self.peers.advisory(&claim.name, claim.permits).ok_or_else(|| {
-            let reason = "other libraries have no semaphores, so that the option interop excludes them: use an \
-                          address without it for these names";
+            let reason = "other libraries have no semaphores, so that the option interop excludes them: use \
+                          an address without it for these names";
             self.store.error(Failure::new(Kind::FailedPrecondition, reason))
         })
     }

@@ -1,4 +1,5 @@
-"""Rows of SQLAlchemy's that refuse writes of a holder that has lost its lock meanwhile.
+"""Rows of SQLAlchemy's that refuse writes of a holder that has lost its lock meanwhile, and locks that end
+with a transaction of SQLAlchemy's.
 
 ::
 
@@ -9,20 +10,55 @@
     with lockman.hold("orders/7", timeout=60) as lock, fenced(lock), Session(engine) as session:
         session.get(Order, 7).state = "shipped"
         session.commit()
+
+    with Session(engine) as session:
+        transaction_lock(session, "orders/7", wait=5)
+        session.get(Order, 7).state = "shipped"
+        session.commit()
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .exceptions import StaleToken
+from .exceptions import InvalidOption, StaleToken
 from .fenced import fenced, fencing_token
 from .frameworks import imported
+from .transactions import OUTSIDE, PREFIX, Wait, call, granted
 
 _sqlalchemy: Any = imported("sqlalchemy", __name__, "sqlalchemy")
 _orm: Any = imported("sqlalchemy.orm", __name__, "sqlalchemy")
 
-__all__ = ["Fenced", "fenced"]
+__all__ = ["Fenced", "fenced", "transaction_lock"]
+
+
+def transaction_lock(
+    session: Any, name: str, wait: Wait = None, *, schema: str = "globallock", prefix: str = PREFIX
+) -> int:
+    """Takes a lock until this transaction in PostgreSQL ends, and returns the fencing token.
+
+    >>> with Session(engine) as session:
+    ...     transaction_lock(session, "orders/7", wait=5)
+    ...     session.get(Order, 7).state = "shipped"
+    ...     session.commit()
+
+    With an ``AsyncSession`` or an ``AsyncConnection``:
+    ``await session.run_sync(transaction_lock, "orders/7", wait=5)``.
+
+    :param session: a session or a connection, of the database that has the tables of locks.
+    :param name: the same as that of managers' locks.
+    :param wait: for so long, in seconds or a ``timedelta``; 0 tries, ``None`` waits for ever.
+    :param schema: where the tables of locks are.
+    :param prefix: that of the managers' address.
+    :raises NotLocked: somebody else had it all the time. The transaction has not failed.
+    """
+    function, (name, milliseconds, prefix) = call(name, wait, schema, prefix)
+    connection = session.connection() if isinstance(session, _orm.Session) else session
+    if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        raise InvalidOption(f"the connection is in autocommit mode: {OUTSIDE}")
+    statement = f"SELECT {function}(CAST(:name AS text), CAST(:wait AS bigint), CAST(:prefix AS text))"
+    arguments = {"name": name, "wait": milliseconds, "prefix": prefix}
+    return granted(name, connection.execute(_sqlalchemy.text(statement), arguments).scalar())
 
 
 class Fenced:

@@ -25,6 +25,19 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+# Stores that only the oldest and the newest CPython are tested with, as they differ only below the package.
+ELSEWHERE = {"etcd", "zookeeper", "postgres"} if os.environ.get("GLOBALLOCK_STORES") == "few" else set()
+
+
+def pytest_collection_modifyitems(config, items):
+    def is_elsewhere(item):
+        parts = item.callspec.id.split("-") if hasattr(item, "callspec") else []
+        return not ELSEWHERE.isdisjoint(parts)
+
+    config.hook.pytest_deselected(items=[item for item in items if is_elsewhere(item)])
+    items[:] = [item for item in items if not is_elsewhere(item)]
+
+
 def pytest_configure(config):
     global stderr
     # Before pytest replaces it with a file.

@@ -20,6 +20,7 @@ from globallock.django import (
     locked,
     locked_instance,
     locked_view,
+    transaction_lock,
 )
 from globallock.django.cache import LockMixin
 from globallock.metrics import Metrics, opentelemetry, prometheus
@@ -53,6 +54,11 @@ def skip_invoice(number: int) -> str:
 @locked(lambda number: f"invoice/{number}")
 def by_function(number: int) -> str:
     return str(number)
+
+
+def ships(number: int) -> int:
+    first = transaction_lock(f"orders/{number}", wait=timedelta(seconds=5))
+    return max(first, transaction_lock("a", 0.5, "other"))
 
 
 @locked()

@@ -14,6 +14,7 @@ from ..base import GlobalLockManager
 from .decorators import locked
 from .instances import instance_name, lock_instance, locked_instance
 from .managers import get_shared_global_lock_manager
+from .transactions import transaction_lock
 from .views import locked_view
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "locked",
     "locked_instance",
     "locked_view",
+    "transaction_lock",
 ]
 
 

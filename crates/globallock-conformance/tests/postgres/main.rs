@@ -4,11 +4,14 @@ mod admitting;
 mod connections;
 mod evicting;
 mod failover;
+mod interop;
 mod listing;
 mod pooled;
 mod reconnecting;
 mod refusals;
+mod session;
 mod setup;
+mod transactions;
 mod wire;
 
 use std::time::Duration;

@@ -16,7 +16,10 @@ async fn a_waiter_is_granted_soon_in_each_mode_of_a_pooler() {
     let server = Postgres::start().unwrap();
     for mode in ["transaction", "session", "statement"] {
         let pooler = Pooler::start_with(server.port(), &format!("pool_mode = {mode}")).unwrap();
-        for options in [String::new(), format!("?listen=127.0.0.1:{}", server.port())] {
+        // Without functions, a request is several statements.
+        let plain = (mode != "statement").then(|| "?plain=yes".to_owned());
+        let pushed = format!("?listen=127.0.0.1:{}", server.port());
+        for options in [Some(String::new()), Some(pushed), plain].into_iter().flatten() {
             let url = format!("{}{options}", pooler.url());
             let [one, other] =
                 [connect_for(&url, LEASE).await.unwrap(), connect_for(&url, LEASE).await.unwrap()];
@@ -49,8 +52,8 @@ async fn nothing_listens_through_a_pooler_that_pools_transactions() {
 async fn many_managers_share_the_few_connections_of_a_pooler() {
     let server = Postgres::start().unwrap();
     let pooler = Pooler::start_with(server.port(), "default_pool_size = 2").unwrap();
-    let url = pooler.url();
-    let managers = join_all((0..20).map(|_| connect_for(&url, LEASE))).await;
+    let urls = [pooler.url(), format!("{}?plain=yes", pooler.url())];
+    let managers = join_all((0..20).map(|number| connect_for(&urls[number % 2], LEASE))).await;
     let turns = managers.iter().map(|manager| {
         let lock = manager.as_ref().unwrap().mutex("a");
         async move { lock.acquire().await.unwrap().release().await.unwrap() }

@@ -86,7 +86,7 @@ const STORES: &[Store] = &[
             ("postgres", "postgres://[user[:password]@]host[:port][/database]"),
             ("postgresql", "postgresql:// (the same)"),
         ],
-        open: |address| Ok(postgres::Postgres::open(address)?),
+        open: postgres::open,
     },
     #[cfg(feature = "zookeeper")]
     Store {

@@ -190,12 +190,7 @@ impl TestStore for Pooled {
         let tools = || vec![self.server.tools()];
         // A pooler is one process for both, and asks for one thing at a time.
         let lease = Duration::from_secs(3);
-        let subjects = [
-            (self.url(), kind.to_owned()),
-            (pushed, format!("{kind}-pushed")),
-            (plain(&self.url()), format!("{kind}-plain")),
-        ];
-        subjects
+        [(self.url(), kind.to_owned()), (pushed, format!("{kind}-pushed"))]
             .map(|(url, kind)| StoreUnderTest { lease, ..under_test(&url, tools(), &kind, child.clone()) })
             .into()
     }

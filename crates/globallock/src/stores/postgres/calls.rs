@@ -19,24 +19,25 @@ use crate::backend::Claim;
 /// The tables, and what makes them.
 const SCHEMA: &str = include_str!("sql/schema.sql");
 /// The functions that users call in their own transactions.
-const USERS: &str = include_str!("sql/users.sql");
+const USERS: [&str; 2] = [include_str!("sql/fence.sql"), include_str!("sql/transaction.sql")];
 
 /// What is the same in several blocks. Each may contain those that come after it.
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 12] = [
     ("{begin}", include_str!("sql/begin.sql")),
     ("{durable}", include_str!("sql/durable.sql")),
     ("{queue}", include_str!("sql/queue.sql")),
-    ("{draw}", include_str!("sql/draw.sql")),
     ("{settle}", include_str!("sql/settle.sql")),
+    ("{renumber}", include_str!("sql/renumber.sql")),
+    ("{draw}", include_str!("sql/draw.sql")),
     ("{answer}", include_str!("sql/answer.sql")),
     ("{missing}", include_str!("sql/missing.sql")),
-    // Whether a user's own transaction has the lock, or is about to have it: see `transaction.sql`. If not, none
-    // has it before this transaction ends. Whoever grants a claim asks this first. A claim that would hold waits
+    // Whether a user's own transaction has the lock, or is about to have it: see `transaction.sql`. If not,
+    // none has it before this one ends. Whoever grants a claim asks this first. A claim that would hold waits
     // then, and is told to ask again in 50 ms, because nobody tells it of the end of that transaction.
     ("{barred}", "NOT pg_try_advisory_xact_lock_shared(hashtextextended(k COLLATE \"C\", 7311))"),
-    // What the owner of a claim is told of its grant. Where commits wait for standbys, it is told to ask: a commit
-    // whose wait is cancelled, as when its client has given it up, is seen here before a standby has it, and what
-    // a grant is answered is not.
+    // What the owner of a claim is told of its grant. Where commits wait for standbys, it is told to ask: a
+    // commit whose wait is cancelled, as when its client has given it up, is seen here before a standby has
+    // it, and what a grant is answered is not.
     (
         "{granted}",
         "CASE WHEN current_setting('synchronous_standby_names') <> '' \
@@ -255,7 +256,10 @@ pub(super) fn script(schema: &str, is_logged: bool, plain: bool) -> String {
         String::new()
     } else {
         let calls: String = BLOCKS.map(Block::function).concat();
-        format!("\n-- The functions of the locks. Every request calls one of them.\n\n{calls}{USERS}")
+        format!(
+            "\n-- The functions of the locks. Every request calls one of them.\n\n{calls}{}",
+            USERS.join("\n")
+        )
     };
     expand(&format!("{tables}{functions}"), schema)
 }
@@ -339,6 +343,11 @@ const SWEEP: &str = "WITH claims AS (DELETE FROM {schema}.claims WHERE id IN ( \
         LIMIT 10000 FOR UPDATE SKIP LOCKED)), \
     evictions AS (DELETE FROM {schema}.evictions WHERE id IN ( \
         SELECT id FROM {schema}.evictions WHERE until <= clock_timestamp() \
+        LIMIT 10000 FOR UPDATE SKIP LOCKED)) \
+    transactions AS (DELETE FROM {schema}.transactions WHERE key IN ( \
+        SELECT key FROM {schema}.transactions t \
+        WHERE number < extract(epoch FROM clock_timestamp() - interval '1 minute') * 1000000 \
+            AND NOT EXISTS (SELECT FROM {schema}.claims c WHERE c.key = t.key AND c.number < t.number) \
         LIMIT 10000 FOR UPDATE SKIP LOCKED)) \
     DELETE FROM {schema}.\"values\" WHERE key IN ( \
         SELECT key FROM {schema}.\"values\" WHERE until <= clock_timestamp() \

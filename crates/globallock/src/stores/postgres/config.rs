@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use super::advisory::Peers;
 use super::failure::Failure;
 use super::login::Login;
 use super::passfile::SOCKETS;
@@ -59,6 +60,8 @@ pub(super) struct Config {
     pub(super) listen: Listen,
     /// The most connections that do requests.
     pub(super) connections: usize,
+    /// Whose advisory locks are taken too.
+    pub(super) interop: Option<Peers>,
 }
 
 /// When a granted claim is safe from a crash of the server.
@@ -157,6 +160,12 @@ impl Config {
         let sets_up = yes_or_no(address, "setup")?;
         let is_plain = yes_or_no(address, "plain")?;
         let listen = listen(address)?;
+        let interop = match address.take("interop").as_deref() {
+            None | Some("no") => None,
+            Some(text) => Some(Peers::parse(text).ok_or_else(|| {
+                address.wrong("the option interop has the values advisory, django-pglock, madelson and no")
+            })?),
+        };
         let application =
             settings.take(address, "application_name").unwrap_or_else(|| "globallock".to_owned());
         writes(address, settings)?;
@@ -187,6 +196,7 @@ impl Config {
             limit,
             listen,
             connections,
+            interop,
         })
     }
 
@@ -214,6 +224,7 @@ const OPTIONS: &[&str] = &[
     "durability",
     "connections",
     "listen",
+    "interop",
     "setup",
     "plain",
     "password_file",

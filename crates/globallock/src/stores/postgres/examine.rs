@@ -98,7 +98,8 @@ const RIGHTS: &str = "SELECT 'USAGE on the schema', \
     has_schema_privilege(to_regnamespace('{schema}'), 'USAGE') \
     WHERE to_regnamespace('{schema}') IS NOT NULL \
     UNION ALL SELECT format('%s on %s', p, t), has_table_privilege(to_regclass(t), p) \
-    FROM unnest(ARRAY['{schema}.claims', '{schema}.evictions', '{schema}.\"values\"']) AS t, \
+    FROM unnest(ARRAY['{schema}.claims', '{schema}.evictions', '{schema}.transactions', \
+        '{schema}.\"values\"']) AS t, \
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p WHERE to_regclass(t) IS NOT NULL \
     UNION ALL SELECT format('%s on the sequence', p), \
         has_sequence_privilege(to_regclass('{schema}.numbers'), p) \

@@ -4,14 +4,17 @@
 //! stored, and the other texts in `sql` how they are granted. Each request is one statement in a transaction
 //! of its own, so that a pooler may be between.
 
+mod advisory;
 mod answers;
 mod arguments;
+mod beacon;
 mod calls;
 mod config;
 mod connection;
 mod examine;
 mod failure;
 mod inspect;
+mod interop;
 mod login;
 mod looks;
 mod passfile;
@@ -38,6 +41,7 @@ use self::calls::{Call, Calls, max_hold, milliseconds};
 use self::config::{Config, Durability};
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
+pub(crate) use self::interop::open;
 use self::looks::Looks;
 use self::unanswered::Unanswered;
 use crate::backend::{
@@ -57,7 +61,7 @@ const CHANNEL: &str = "globallock_";
 const MOST_PERMITS: u32 = i32::MAX.unsigned_abs();
 
 /// A store in one schema of a database.
-pub(crate) struct Postgres {
+struct Postgres {
     connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     calls: Arc<Calls>,
@@ -81,7 +85,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
-    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
+    fn open(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
         let calls = Arc::new(Calls::new(&config.schema, config.is_plain));
         let channel = format!("{CHANNEL}{}", random_node());

@@ -190,3 +190,18 @@ proptest! {
         shows_no_password(&text, made, |config| config.shown.clone());
     }
 }
+
+#[test]
+fn an_address_names_the_libraries_whose_locks_are_taken_too() {
+    for (text, interop) in [
+        ("", None),
+        ("?interop=no", None),
+        ("?interop=advisory", Some(Peers::All)),
+        ("?interop=django-pglock", Some(Peers::DjangoPglock)),
+        ("?interop=madelson", Some(Peers::DistributedLock)),
+    ] {
+        assert_eq!(config(&format!("postgres://u@h{text}")).unwrap().interop, interop, "{text}");
+    }
+    let refused = refusal("postgres://u@h?interop=yes");
+    assert!(refused.contains("the values advisory, django-pglock, madelson and no"), "{refused}");
+}

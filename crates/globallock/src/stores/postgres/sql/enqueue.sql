@@ -2,7 +2,6 @@
 DECLARE
     at timestamptz;
     asking CONSTANT uuid := claim;
-    drawn bigint;
     fits boolean;
     c {schema}.claims%ROWTYPE;
     ahead {schema}.claims%ROWTYPE;
@@ -36,7 +35,6 @@ BEGIN
             IF NOT FOUND THEN
 {missing}
                 EXIT call WHEN answer <> 'gone';
-{draw}
             END IF;
         END IF;
         IF c.id IS NULL THEN
@@ -47,6 +45,9 @@ BEGIN
             IF NOT fits AND NOT waits THEN
                 answer := 'gone';
                 EXIT call;
+            END IF;
+            IF again OR is_renumbered THEN
+{draw}
             END IF;
             INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined,
                     expires, owner, granted, ends)

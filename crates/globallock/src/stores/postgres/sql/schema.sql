@@ -64,6 +64,11 @@ CREATE TABLE IF NOT EXISTS {schema}.fences (
     resource  text COLLATE "C" NOT NULL PRIMARY KEY,
     number    bigint NOT NULL
 );
+-- The fencing token of the last transaction of a user's own that has had the lock: see `transaction.sql`.
+CREATE TABLE IF NOT EXISTS {schema}.transactions (
+    key       text COLLATE "C" NOT NULL PRIMARY KEY,
+    number    bigint NOT NULL
+);
 COMMENT ON TABLE {schema}.claims IS 'globallock 1';
 
 DO $setup$

@@ -27,6 +27,7 @@
         total := total + c.count;
         smallest := least(smallest, c.capacity);
         IF c.granted IS NULL THEN
+{renumber}
             UPDATE {schema}.claims
                 SET granted = at, ends = at + max_hold * interval '1 millisecond'
                 WHERE id = c.id RETURNING * INTO c;

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
 //! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd`, `postgres` and `zookeeper`, and
-//! `metrics` in memory. Without an argument, all sections run.
+//! `metrics` in memory. Without an argument, all of these run. `growth`, of a million grants in PostgreSQL,
+//! is run only by its name, because it takes minutes.
 //!
 //! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
 //! the speed of a machine drifts.
@@ -49,6 +50,9 @@ fn main() {
         }
         if wanted("postgres") {
             postgres::run().await;
+        }
+        if sections.iter().any(|section| section == "growth") {
+            postgres::growth::run().await;
         }
         if wanted("zookeeper") {
             zookeeper::run().await;

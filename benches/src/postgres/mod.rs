@@ -1,6 +1,7 @@
 //! The figures of PostgreSQL, compared with raw statements, with its own session locks, and with the packages
 //! that use those.
 
+pub(crate) mod growth;
 mod raw;
 
 use std::time::{Duration, Instant};
@@ -44,20 +45,23 @@ async fn measure(said: &str, server: &Postgres) {
     let raw = Raw::connect(&url).await;
     raw.run(TABLE).await;
     let python = peers::postgres_locks().expect("the peers can be installed");
-    let (mut against_raw, mut against_django, mut against_dlock) = (vec![], vec![], vec![]);
+    let (mut against_raw, mut against_whole) = (vec![], vec![]);
+    let (mut against_django, mut against_dlock) = (vec![], vec![]);
     let (mut all_raw, mut all_ours) = (Times::default(), Times::default());
     for _ in 0..ROUNDS {
-        let (plain, ours) = interleaved(&url, &raw).await;
-        against_raw.push(ours.median() / plain.median());
-        all_raw.extend(plain);
+        let [prepared, whole, ours] = interleaved(&url, &raw).await;
+        against_raw.push(ours.median() / prepared.median());
+        against_whole.push(ours.median() / whole.median());
+        all_raw.extend(prepared);
         all_ours.extend(ours);
         let pairs = pairs::sequential(&url, "bench-postgres", RUN).await;
         against_django.push(pairs / pairs_per_second(&python, "django_pglock_lock.py", &url).await);
         against_dlock.push(pairs / pairs_per_second(&python, "sqlalchemy_dlock_lock.py", &url).await);
     }
-    row("insert + delete p50", all_raw.median(), "us", "");
+    row("insert + delete p50, prepared statements", all_raw.median(), "us", "");
     row("pair p50", all_ours.median(), "us", "");
     row("pair p50 / (insert + delete) p50", median(against_raw), "x", "goal <= 1.3");
+    row("pair p50 / (insert + delete) p50, sent whole", median(against_whole), "x", "");
     row("pairs/s / django-pglock's", median(against_django), "x", "");
     row("pairs/s / sqlalchemy-dlock's", median(against_dlock), "x", "");
 
@@ -65,19 +69,27 @@ async fn measure(said: &str, server: &Postgres) {
     waiters(said, &url).await;
 }
 
-/// Times raw pairs and pairs of globallock, some of each in turn.
-async fn interleaved(url: &str, raw: &Raw) -> (Times, Times) {
+/// Times raw pairs, by prepared statements and by those that are sent whole, and pairs of globallock, some of
+/// each in turn.
+async fn interleaved(url: &str, raw: &Raw) -> [Times; 3] {
     let manager = LockManager::connect(url).await.expect("the server is there");
     let lock = manager.mutex("bench-postgres");
-    let (mut plain, mut ours) = (Times::default(), Times::default());
+    let pair = raw.prepare().await;
+    let mut all = <[Times; 3]>::default();
     for row in 0..60 {
         if row == 10 {
-            (plain, ours) = (Times::default(), Times::default());
+            all = <[Times; 3]>::default();
+        }
+        let [prepared, whole, ours] = &mut all;
+        for number in 0..20 {
+            let began = Instant::now();
+            raw.prepared_pair(&pair, number).await;
+            prepared.push(began.elapsed());
         }
         for number in 0..20 {
             let began = Instant::now();
             raw.pair(number).await;
-            plain.push(began.elapsed());
+            whole.push(began.elapsed());
         }
         for _ in 0..20 {
             let began = Instant::now();
@@ -86,7 +98,7 @@ async fn interleaved(url: &str, raw: &Raw) -> (Times, Times) {
             ours.push(began.elapsed());
         }
     }
-    (plain, ours)
+    all
 }
 
 /// Hand-offs between 8 connections, compared with a notification, and with session locks that wait and that
@@ -96,28 +108,36 @@ async fn hand_off(said: &str, url: &str) {
         "PostgreSQL, {said}: 8 owners on 8 connections, 1 ms held, no thinking (5 rounds of 2 s)"
     ));
     let workload = Workload { run: RUN, ..EAGER };
-    let (mut told, mut polled, mut blocked, mut fairness) = (vec![], vec![], vec![], vec![]);
+    let (mut told, mut alone, mut blocked, mut fairness) = (vec![], vec![], vec![], vec![]);
+    let (mut polled, mut polled_hand_off, mut polled_fairness) = (vec![], vec![], vec![]);
     let (mut hand_offs, mut notifications) = (Times::default(), Times::default());
     for _ in 0..ROUNDS {
-        let notified = Raw::notifications(url, 300).await;
+        let one = Raw::notifications(url, 300, 0).await;
+        let notified = Raw::notifications(url, 300, 7).await;
         let ours = contend::run(contend::ours(url, "bench-postgres", 8, 8).await, workload).await;
         let blocking = connections(url, 8).await.into_iter().map(Blocking).collect();
         let blocking = contend::run(blocking, workload).await;
         let polling = connections(url, 8).await.into_iter().map(Polling).collect();
         let polling = contend::run(polling, workload).await;
         told.push(ours.hand_offs.median() / notified.median());
+        alone.push(ours.hand_offs.median() / one.median());
         blocked.push(ours.hand_offs.median() / blocking.hand_offs.median());
         polled.push(ours.grants_per_second / polling.grants_per_second);
+        polled_hand_off.push(ours.hand_offs.median() / polling.hand_offs.median());
+        polled_fairness.push(polling.fairness());
         fairness.push(ours.fairness());
         hand_offs.extend(ours.hand_offs);
         notifications.extend(notified);
     }
-    row("NOTIFY p50, from the request to another connection", notifications.median(), "us", "");
+    row("NOTIFY p50, from the request to another connection of 8", notifications.median(), "us", "");
     row("hand-off p50", hand_offs.median(), "us", "");
-    row("hand-off p50 / NOTIFY p50", median(told), "x", "goal <= 1.5");
+    row("hand-off p50 / NOTIFY p50, 8 connections listen", median(told), "x", "goal <= 1.5");
+    row("hand-off p50 / NOTIFY p50, 1 connection listens", median(alone), "x", "");
     row("hand-off p50 / that of pg_advisory_lock", median(blocked), "x", "goal <= 1.2");
     row("grants/s / pg_try_advisory_lock polled at 10 ms", median(polled), "x", "goal >= 3");
+    row("hand-off p50 / that of those who poll", median(polled_hand_off), "x", "");
     row("least/most grants of an owner", median(fairness), "", "");
+    row("least/most grants of an owner who polls", median(polled_fairness), "", "");
 }
 
 /// Hand-offs with few and with many waiters behind them: what a waiter costs those in front of it.

@@ -6,7 +6,7 @@ use futures_util::stream;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use crate::contend::Contender;
 use crate::statistics::Times;
@@ -15,6 +15,13 @@ use crate::statistics::Times;
 const KEY: i64 = 7;
 /// The pause of those that poll.
 const POLL: Duration = Duration::from_millis(10);
+
+/// Inserts a row, and deletes it.
+const PAIR: [&str; 2] = [
+    "INSERT INTO globallock.bench_raw (id, name, owner, joined) \
+     VALUES ($1, 'bench', 'me', clock_timestamp())",
+    "DELETE FROM globallock.bench_raw WHERE id = $1",
+];
 
 /// A connection, and what it is notified of.
 pub(crate) struct Raw {
@@ -47,22 +54,43 @@ impl Raw {
         self.client.batch_execute(statements).await.expect("the server does it");
     }
 
-    /// Inserts a row and deletes it, each in a transaction of its own, as locks are sent.
+    /// Inserts a row and deletes it, each in a transaction of its own, by statements that the server is sent
+    /// whole, as through a pooler.
     pub(crate) async fn pair(&self, number: i64) {
-        let insert = "INSERT INTO globallock.bench_raw (id, name, owner, joined) \
-                      VALUES ($1, 'bench', 'me', clock_timestamp())";
-        self.typed(insert, number).await;
-        self.typed("DELETE FROM globallock.bench_raw WHERE id = $1", number).await;
+        for statement in PAIR {
+            self.typed(statement, number).await;
+        }
+    }
+
+    /// Has the server prepare the two statements of a pair, as it does for locks.
+    pub(crate) async fn prepare(&self) -> Vec<Statement> {
+        stream::iter(PAIR)
+            .then(|text| self.client.prepare(text))
+            .try_collect()
+            .await
+            .expect("the server does it")
+    }
+
+    /// The same pair by prepared statements.
+    pub(crate) async fn prepared_pair(&self, pair: &[Statement], number: i64) {
+        for statement in pair {
+            self.client.execute(statement, &[&number]).await.expect("the server does it");
+        }
     }
 
     async fn typed(&self, statement: &str, number: i64) {
         self.client.query_typed(statement, &[(&number, Type::INT8)]).await.expect("the server does it");
     }
 
-    /// How long it takes from the request to notify until another connection has heard it.
-    pub(crate) async fn notifications(url: &str, count: usize) -> Times {
+    /// How long it takes from the request to notify until another connection has heard it, while as many
+    /// `others` listen for something else.
+    pub(crate) async fn notifications(url: &str, count: usize, others: usize) -> Times {
         let (teller, mut listener) = (Raw::connect(url).await, Raw::connect(url).await);
         listener.run("LISTEN bench_told").await;
+        let others = connections(url, others).await;
+        for other in &others {
+            other.run("LISTEN bench_other").await;
+        }
         let mut times = Times::default();
         for _ in 0..count {
             let began = Instant::now();

@@ -31,6 +31,8 @@ struct Members {
     opened: Vec<Arc<Opened>>,
     /// How many are being opened.
     opening: usize,
+    /// Whether a task closes those that are idle.
+    is_watched: bool,
     /// How often all were given up.
     generation: u64,
     /// Until when no other is opened, because one could not be.
@@ -54,10 +56,14 @@ impl Pool {
         members.opened.clear();
     }
 
-    /// Closes those that have been idle for long.
-    fn close_idle(&self) {
+    /// Closes those that have been idle for long. Returns whether nobody has to come again.
+    fn close_idle(&self) -> bool {
         let now = now();
-        self.members.lock().opened.retain(|opened| !(opened.is_idle() && *opened.used.lock() + IDLE <= now));
+        let mut members = self.members.lock();
+        members.opened.retain(|opened| !(opened.is_idle() && *opened.used.lock() + IDLE <= now));
+        let is_empty = members.opened.is_empty();
+        members.is_watched &= !is_empty;
+        is_empty
     }
 }
 
@@ -162,28 +168,45 @@ impl Drop for Opening {
     }
 }
 
-/// Opens one more connection to the server to which the first one leads, and closes it when it is idle.
+/// Opens one more connection to the server to which the first one leads.
 async fn open(connection: Weak<Connection>, first: Arc<Opened>, generation: u64) {
-    {
-        let _opening = Opening(Weak::clone(&connection));
-        let Some(connection) = connection.upgrade() else { return };
-        // That it has ended is seen when the next request looks for one.
-        let events: Events = Arc::new(|_| {});
-        let opened = connection.config().open(&first.place, first.address, &events).await;
-        let mut members = connection.pool.members.lock();
-        match opened {
-            Ok(opened) if members.generation == generation => members.opened.push(Arc::new(opened)),
-            Ok(_) => {}
-            Err(_) => members.refused_until = Some(now() + REFUSED),
+    let _opening = Opening(Weak::clone(&connection));
+    let Some(connection) = connection.upgrade() else { return };
+    // That it has ended is seen when the next request looks for one.
+    let events: Events = Arc::new(|_| {});
+    let opened = connection.config().open(&first.place, first.address, &events).await;
+    let mut members = connection.pool.members.lock();
+    match opened {
+        Ok(opened) if members.generation == generation => {
+            members.opened.push(Arc::new(opened));
+            if !std::mem::replace(&mut members.is_watched, true) {
+                tokio::spawn(close_idle(Arc::downgrade(&connection)));
+            }
+        }
+        Ok(_) => {}
+        Err(_) => members.refused_until = Some(now() + REFUSED),
+    }
+}
+
+/// Closes connections that are idle, for as long as there are any.
+async fn close_idle(connection: Weak<Connection>) {
+    let mut unwatched = Unwatched(Some(connection));
+    while let Some(connection) = &unwatched.0 {
+        let connection = Weak::clone(connection);
+        sleep(IDLE / 2).await;
+        if connection.upgrade().is_none_or(|connection| connection.pool.close_idle()) {
+            unwatched.0 = None;
         }
     }
-    drop(first);
-    loop {
-        sleep(IDLE / 2).await;
-        let Some(connection) = connection.upgrade() else { return };
-        connection.pool.close_idle();
-        if connection.pool.members.lock().opened.is_empty() {
-            return;
+}
+
+/// Lets the next connection be watched if the task that does it is dropped, as with its runtime.
+struct Unwatched(Option<Weak<Connection>>);
+
+impl Drop for Unwatched {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take().and_then(|connection| connection.upgrade()) {
+            connection.pool.members.lock().is_watched = false;
         }
     }
 }

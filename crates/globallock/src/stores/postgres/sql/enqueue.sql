@@ -8,15 +8,15 @@ DECLARE
 {queue}
 BEGIN
 {begin}
-    IF NOT again THEN
-        -- Most often nobody has the lock, and then there is nothing to settle.
+    -- Most often nobody has the lock, and then there is nothing to settle. The number is drawn once no user's
+    -- own transaction can have the lock any more, because it would have a higher one.
+    IF NOT again AND weight <= cap AND NOT {barred} THEN
 {draw}
         INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined, expires,
                 owner, granted, ends)
             SELECT drawn, claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,
                 at + lease_ms * interval '1 millisecond', who, at, at + max_hold_ms * interval '1 millisecond'
-            WHERE weight <= cap AND NOT {barred}
-                AND NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k);
+            WHERE NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k);
         IF FOUND THEN
             answer := concat_ws(' ', 'held', drawn, lease_ms, coalesce(max_hold_ms::text, '-'));
         END IF;
@@ -46,9 +46,7 @@ BEGIN
                 answer := 'gone';
                 EXIT call;
             END IF;
-            IF again OR is_renumbered THEN
 {draw}
-            END IF;
             INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, max_hold, joined,
                     expires, owner, granted, ends)
                 VALUES (drawn, claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,

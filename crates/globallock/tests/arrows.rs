@@ -51,8 +51,17 @@ const LADDER: &[&str] = &[
 const CONTRACT: &[&str] = &["sync", "duration", "error", "name", "queue", "owner", "deadline", "backend"];
 
 /// What stores share with each other.
-const SHARED: &[&str] =
-    &["address", "evictions", "examination", "notices", "pushed", "record", "transport", "watched"];
+const SHARED: &[&str] = &[
+    "address",
+    "evictions",
+    "examination",
+    "notices",
+    "pushed",
+    "record",
+    "supervised",
+    "transport",
+    "watched",
+];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

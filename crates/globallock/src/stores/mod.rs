@@ -24,6 +24,8 @@ pub(crate) mod pushed;
 pub(crate) mod record;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) mod supervised;
 #[cfg(feature = "_transport")]
 pub(crate) mod transport;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]

@@ -53,6 +53,7 @@ use crate::name::Name;
 use crate::stores::address::Address;
 use crate::stores::evictions::KEPT;
 use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose, random_node};
+use crate::stores::supervised::Supervised as _;
 use crate::sync::Instant;
 
 /// How the channel of a manager begins.
@@ -242,11 +243,11 @@ impl Backend for Postgres {
     }
 
     fn is_ready(&self) -> bool {
-        self.connection.is_live()
+        self.connection.supervisor.is_live()
     }
 
     async fn ready(&self) -> Result<()> {
-        self.connection.ready().await.map_err(|failure| self.error(failure))?;
+        self.connection.live().await.map(drop).map_err(|failure| self.error(failure))?;
         self.are_ours().await
     }
 
@@ -304,7 +305,7 @@ impl Backend for Postgres {
     }
 
     fn notices(&self) -> BoxStream<'static, StoreNotice> {
-        self.connection.notices.stream()
+        self.connection.supervisor.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -21,6 +21,7 @@ use super::calls::{ANSWER, Call, FREQUENT, Plain};
 use super::connection::{Connection, Live, timed_out};
 use super::failure::{Failure, Kind};
 use super::server::Opened;
+use crate::stores::supervised::Supervised as _;
 use crate::sync::Backoff;
 
 /// How often a request is repeated because transactions were in each other's way.

@@ -81,7 +81,7 @@ async fn sweep(connection: Weak<Connection>, calls: Arc<Calls>) {
         // Managers that begin together need not sweep together.
         tokio::time::sleep(jittered(PAUSE)).await;
         let Some(connection) = connection.upgrade() else { return };
-        if connection.is_live() {
+        if connection.supervisor.is_live() {
             // What this one cannot do, the next one does.
             drop(connection.query(&calls.sweep, &[]).await);
         }

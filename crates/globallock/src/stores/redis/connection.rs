@@ -4,12 +4,11 @@
 //! subscription was interrupted. Both matter here, so this supervises the crate's plain multiplexed
 //! connection.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
-use tokio::sync::watch;
 
 use super::config::Config;
 use super::facts;
@@ -18,20 +17,9 @@ use super::scripts::{Commands, Scripts, all_rewritten, rewritten, scripts};
 use super::server::Opened;
 use super::texts::EVERYBODY;
 use crate::backend::StoreNoticeKind;
-use crate::stores::notices::StoreNotices;
+use crate::stores::supervised::{Supervised, Supervisor};
 use crate::stores::transport::IN_TIME;
-use crate::sync::{Backoff, Instant};
 
-/// The shortest and the longest pause between two tries to connect.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
-/// The second value is the longest pause before it is replaced.
-const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
-/// How much longer than a try to connect a request waits for it, so that it learns why the try has failed:
-/// longer than it takes to find out what is at a port.
-const LATER: Duration = Duration::from_millis(300);
-/// The number of the first connection.
-const FIRST: u64 = 1;
 /// How many requests may be queued for the socket.
 const QUEUED_REQUESTS: usize = 4096;
 
@@ -49,29 +37,13 @@ pub(super) trait Listener: Send + Sync + 'static {
 pub(super) struct Connection {
     config: Config,
     channel: String,
-    state: watch::Sender<State>,
+    pub(super) supervisor: Supervisor<Live, Failure>,
     listener: Arc<dyn Listener>,
-    pub(super) notices: StoreNotices,
-}
-
-/// Whether the connection is usable now, and what was tried since it broke.
-#[derive(Clone)]
-struct State {
-    live: Option<Live>,
-    /// Whether a task makes a connection.
-    is_connecting: bool,
-    /// How many tries to connect have failed since it broke.
-    failed: u64,
-    /// Why the last try failed, or why the connection broke.
-    failure: Option<Failure>,
-    /// How long the first try waited.
-    pause: Duration,
 }
 
 #[derive(Clone)]
-struct Live {
+pub(super) struct Live {
     number: u64,
-    since: Instant,
     commands: Commands,
     /// Whether the server watches keys.
     watches: bool,
@@ -82,29 +54,12 @@ impl Connection {
     /// A connection that is made by the first request. It then subscribes to `channel`, and checks that the
     /// server can serve.
     pub(super) fn new(config: Config, channel: String, listener: Arc<dyn Listener>) -> Arc<Self> {
-        let state =
-            State { live: None, is_connecting: false, failed: 0, failure: None, pause: Duration::ZERO };
-        Arc::new(Connection {
-            config,
-            channel,
-            state: watch::Sender::new(state),
-            listener,
-            notices: StoreNotices::default(),
-        })
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        self.state.borrow().live.is_some()
+        Arc::new(Connection { config, channel, supervisor: Supervisor::new(), listener })
     }
 
     /// Whether the server says when a key changes that it was asked to watch.
     pub(super) fn watches(&self) -> bool {
-        self.state.borrow().live.as_ref().is_some_and(|live| live.watches)
-    }
-
-    /// Waits for the connection, or for the next try to make it to fail.
-    pub(super) async fn ready(self: &Arc<Self>) -> Result<(), Failure> {
-        self.live().await.map(drop)
+        self.supervisor.is_some_and(|live| live.watches)
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -211,56 +166,58 @@ impl Connection {
         })
     }
 
-    /// Returns the connection. While it is broken, waits for the result of the next try to connect.
-    async fn live(self: &Arc<Self>) -> Result<Live, Failure> {
-        if let Some(live) = &self.state.borrow().live {
-            return Ok(live.clone());
+    /// Refuses a server that cannot serve, and warns of one that may drop locks. Returns which commands it
+    /// has.
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Commands, Failure> {
+        let server = facts::ask(connection).await?;
+        if let Some(reason) = server.may_drop_locks {
+            self.supervisor.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
         }
-        // What is rarely waited for has memory of its own here and below. So a request has a small future,
-        // which takes less time to allocate.
-        Box::pin(self.tried()).await
+        Ok(self.config.commands.unwrap_or(server.commands))
     }
 
-    /// Waits for the result of the next try to connect.
-    async fn tried(self: &Arc<Self>) -> Result<Live, Failure> {
-        let mut state = self.state.subscribe();
-        let failed = state.borrow_and_update().failed;
-        let is_first =
-            |state: &mut State| state.live.is_none() && !std::mem::replace(&mut state.is_connecting, true);
-        if self.state.send_if_modified(is_first) {
-            tokio::spawn(reconnect(Arc::downgrade(self), FIRST, Duration::ZERO));
-        }
-        let settled = state.wait_for(|state| state.live.is_some() || state.failed > failed);
-        match tokio::time::timeout(self.config.longest_try() + LATER, settled).await {
-            Ok(Ok(state)) => match (&state.live, &state.failure) {
-                (Some(live), _) => Ok(live.clone()),
-                (None, Some(failure)) => Err(failure.clone()),
-                (None, None) => Err(timed_out()),
-            },
-            Ok(Err(_)) | Err(_) => Err(timed_out()),
-        }
-    }
-
-    /// Declares connection `number` broken and starts to connect again, unless that has been done already.
-    fn give_up(self: &Arc<Self>, number: u64, failure: Failure) {
-        let mut first = Duration::ZERO;
-        let broke = self.state.send_if_modified(|state| {
-            let Some(live) = state.live.take_if(|live| live.number == number) else { return false };
-            if live.since.elapsed() < STEADY.0 {
-                first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
+    fn pushed(self: &Arc<Self>, number: u64, push: &PushInfo) {
+        match push.kind {
+            PushKind::Disconnection => {
+                self.give_up(
+                    number,
+                    Failure::new(Kind::Disconnected, "the server has closed the connection"),
+                );
             }
-            self.notices.say(StoreNoticeKind::ConnectionLost, &self.config.reason(&failure));
-            *state =
-                State { live: None, is_connecting: true, failed: 0, failure: Some(failure), pause: first };
-            true
-        });
-        if broke {
-            tokio::spawn(reconnect(Arc::downgrade(self), number + 1, first));
+            // A connection that was given up may stay subscribed until its last request is answered. Its
+            // messages are ignored: the next connection receives them too, and once it is subscribed all
+            // waiters ask the server again.
+            PushKind::Message if self.supervisor.is_current(number) => {
+                let text = push.data.get(1).and_then(|value| match value {
+                    Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+                    _ => None,
+                });
+                if let Some(text) = text {
+                    self.listener.message(text);
+                }
+            }
+            PushKind::Invalidate if self.supervisor.is_current(number) => match push.data.first() {
+                Some(Value::Array(keys)) => keys.iter().for_each(|key| {
+                    if let Value::BulkString(key) = key {
+                        self.listener.changed(std::str::from_utf8(key).ok());
+                    }
+                }),
+                _ => self.listener.changed(None),
+            },
+            _ => {}
         }
     }
+}
 
-    /// Opens connection `number` and makes it the current one.
-    async fn open(self: &Arc<Self>, number: u64) -> Result<(), Failure> {
+impl Supervised for Connection {
+    type Live = Live;
+    type Failure = Failure;
+
+    fn supervisor(&self) -> &Supervisor<Live, Failure> {
+        &self.supervisor
+    }
+
+    async fn open(self: &Arc<Self>, number: u64) -> Result<Live, Failure> {
         let settings = || {
             let this = Arc::downgrade(self);
             AsyncConnectionConfig::new()
@@ -287,57 +244,29 @@ impl Connection {
             redis::cmd("PUBLISH").arg(&self.channel).arg("").query_async(&mut connection).await;
         published?;
         let watches = self.config.gap.is_some() && watches_keys(&mut connection).await;
-        self.state.send_modify(|state| {
-            let live = Some(Live { number, since: Instant::now(), commands, watches, opened });
-            *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
-        });
-        Ok(())
+        Ok(Live { number, commands, watches, opened })
     }
 
-    /// Refuses a server that cannot serve, and warns of one that may drop locks. Returns which commands it
-    /// has.
-    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Commands, Failure> {
-        let server = facts::ask(connection).await?;
-        if let Some(reason) = server.may_drop_locks {
-            self.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
-        }
-        Ok(self.config.commands.unwrap_or(server.commands))
+    fn given_up(&self, _live: &Live) {}
+
+    fn reopened(&self) {
+        self.listener.resubscribed();
     }
 
-    fn is_current(&self, number: u64) -> bool {
-        self.state.borrow().live.as_ref().is_some_and(|live| live.number == number)
+    fn longest_try(&self) -> Duration {
+        self.config.longest_try()
     }
 
-    fn pushed(self: &Arc<Self>, number: u64, push: &PushInfo) {
-        match push.kind {
-            PushKind::Disconnection => {
-                self.give_up(
-                    number,
-                    Failure::new(Kind::Disconnected, "the server has closed the connection"),
-                );
-            }
-            // A connection that was given up may stay subscribed until its last request is answered. Its
-            // messages are ignored: the next connection receives them too, and once it is subscribed all
-            // waiters ask the server again.
-            PushKind::Message if self.is_current(number) => {
-                let text = push.data.get(1).and_then(|value| match value {
-                    Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-                    _ => None,
-                });
-                if let Some(text) = text {
-                    self.listener.message(text);
-                }
-            }
-            PushKind::Invalidate if self.is_current(number) => match push.data.first() {
-                Some(Value::Array(keys)) => keys.iter().for_each(|key| {
-                    if let Value::BulkString(key) = key {
-                        self.listener.changed(std::str::from_utf8(key).ok());
-                    }
-                }),
-                _ => self.listener.changed(None),
-            },
-            _ => {}
-        }
+    fn timed_out() -> Failure {
+        Failure::new(Kind::Disconnected, IN_TIME)
+    }
+
+    fn may_heal(failure: &Failure) -> bool {
+        failure.may_heal()
+    }
+
+    fn reason(&self, failure: &Failure) -> String {
+        self.config.reason(failure)
     }
 }
 
@@ -348,64 +277,4 @@ async fn watches_keys(connection: &mut MultiplexedConnection) -> bool {
     let mut command = redis::cmd("CLIENT");
     command.arg("TRACKING").arg("ON").arg("OPTIN");
     command.query_async::<Value>(connection).await.is_ok()
-}
-
-fn timed_out() -> Failure {
-    Failure::new(Kind::Disconnected, IN_TIME)
-}
-
-/// Tries to connect until it succeeds or the store is dropped. The first connection is also given up when
-/// what refuses it does not heal: nothing is held yet, and the next request tries again.
-async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
-    let mut ended = Ended { connection: Weak::clone(&connection), regularly: false };
-    reconnected(connection, number, first).await;
-    ended.regularly = true;
-}
-
-/// Lets the next request connect if the task that connects is dropped, as with the runtime that it runs in.
-struct Ended {
-    connection: Weak<Connection>,
-    regularly: bool,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.upgrade().filter(|_| !self.regularly) {
-            connection.state.send_modify(|state| {
-                state.is_connecting = false;
-                state.failed += 1;
-                state.failure = Some(timed_out());
-            });
-        }
-    }
-}
-
-async fn reconnected(connection: Weak<Connection>, number: u64, first: Duration) {
-    tokio::time::sleep(first).await;
-    let mut backoff = Backoff::new((PAUSE.0.max(first * 2), PAUSE.1));
-    loop {
-        let Some(connection) = connection.upgrade() else { return };
-        match connection.open(number).await {
-            Ok(()) if number == FIRST => return,
-            Ok(()) => return connection.listener.resubscribed(),
-            Err(failure) => {
-                // What cannot heal is told to whoever asks, and nobody needs this connection to be made yet.
-                let goes_on = number != FIRST || failure.may_heal();
-                if goes_on {
-                    let reason = connection.config.reason(&failure);
-                    connection.notices.say(StoreNoticeKind::NotConnected, &reason);
-                }
-                connection.state.send_modify(|state| {
-                    state.failed += 1;
-                    state.failure = Some(failure);
-                    state.is_connecting = goes_on;
-                });
-                if !goes_on {
-                    return;
-                }
-            }
-        }
-        drop(connection);
-        tokio::time::sleep(backoff.pause()).await;
-    }
 }

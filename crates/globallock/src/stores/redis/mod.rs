@@ -43,6 +43,7 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
 use crate::stores::pushed::{Clock, Evicted, Hints, Known, Polls, Pushed, Waiters, Whose, random_node};
+use crate::stores::supervised::Supervised as _;
 use crate::sync::Instant;
 
 /// A store in one Redis server, or in the primary that sentinels name.
@@ -170,11 +171,11 @@ impl Backend for Redis {
     }
 
     fn is_ready(&self) -> bool {
-        self.connection.is_live()
+        self.connection.supervisor.is_live()
     }
 
     async fn ready(&self) -> Result<()> {
-        self.connection.ready().await.map_err(|failure| self.error(failure))
+        self.connection.live().await.map(drop).map_err(|failure| self.error(failure))
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
@@ -262,7 +263,7 @@ impl Backend for Redis {
     }
 
     fn notices(&self) -> BoxStream<'static, StoreNotice> {
-        self.connection.notices.stream()
+        self.connection.supervisor.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
@@ -382,7 +383,7 @@ async fn hand_over(connection: Arc<Connection>, release: Cmd) {
             Ok(_) => return,
             Err(failure) => {
                 let reason = connection.config().reason(&failure);
-                connection.notices.say(StoreNoticeKind::NotHandedOver, &reason);
+                connection.supervisor.notices.say(StoreNoticeKind::NotHandedOver, &reason);
                 return;
             }
         }

@@ -28,9 +28,11 @@ pub(crate) trait Supervised: Send + Sync + Sized + 'static {
 
     fn supervisor(&self) -> &Supervisor<Self::Live, Self::Failure>;
 
-    /// Opens a connection. Whoever hears of its end gives it up by this number, also before it is the current
-    /// one.
+    /// Opens a connection. Whoever hears of its end gives it up by this number.
     fn open(self: &Arc<Self>, number: u64) -> impl Future<Output = Result<Self::Live, Self::Failure>> + Send;
+
+    /// Why a connection has ended, if it has: nobody could give it up before it was the current one.
+    fn ended(live: &Self::Live) -> Option<Self::Failure>;
 
     /// A connection has been given up, and another one is made.
     fn given_up(&self, live: &Self::Live);
@@ -71,7 +73,6 @@ pub(crate) trait Supervised: Send + Sync + Sized + 'static {
         let (mut broken, mut first) = (None, Duration::ZERO);
         supervisor.state.send_if_modified(|state| {
             let Some(current) = state.current.take_if(|current| current.number == number) else {
-                state.ended = Some((number, failure.clone()));
                 return false;
             };
             if current.since.elapsed() < STEADY.0 {
@@ -107,8 +108,6 @@ struct State<L, F> {
     failed: u64,
     /// Why the last try failed, or why the connection broke.
     failure: Option<F>,
-    /// A connection that has ended before it was the current one.
-    ended: Option<(u64, F)>,
     /// How long the first try waited.
     pause: Duration,
 }
@@ -121,14 +120,7 @@ struct Current<L> {
 
 impl<L, F> State<L, F> {
     fn new() -> Self {
-        State {
-            current: None,
-            is_connecting: false,
-            failed: 0,
-            failure: None,
-            ended: None,
-            pause: Duration::ZERO,
-        }
+        State { current: None, is_connecting: false, failed: 0, failure: None, pause: Duration::ZERO }
     }
 }
 
@@ -154,15 +146,12 @@ impl<L, F> Supervisor<L, F> {
         self.state.borrow().current.as_ref().is_some_and(|current| what(&current.live))
     }
 
-    /// Makes a connection the current one. Returns why it has ended, if that was heard before.
-    fn set(&self, number: u64, live: L) -> Option<F> {
-        let mut ended = None;
+    /// Makes a connection the current one.
+    fn set(&self, number: u64, live: L) {
         self.state.send_modify(|state| {
-            ended = state.ended.take().filter(|(of, _)| *of == number).map(|(_, failure)| failure);
             let current = Some(Current { number, since: Instant::now(), live });
             *state = State { current, pause: state.pause, ..State::new() };
         });
-        ended
     }
 }
 
@@ -224,7 +213,8 @@ async fn reconnected<S: Supervised>(this: Weak<S>, is_first: bool, pause: Durati
         let number = supervisor.number.fetch_add(1, Ordering::Relaxed) + 1;
         match this.open(number).await {
             Ok(live) => {
-                if let Some(failure) = supervisor.set(number, live) {
+                supervisor.set(number, live.clone());
+                if let Some(failure) = S::ended(&live) {
                     this.give_up(number, failure);
                 } else if !is_first {
                     this.reopened();
@@ -276,7 +266,7 @@ mod tests {
 
     /// Connects as it is told, and opens whatever comes after that.
     struct Scripted {
-        supervisor: Supervisor<u64, &'static str>,
+        supervisor: Supervisor<(u64, bool), &'static str>,
         tries: Mutex<VecDeque<Try>>,
         reopened: AtomicUsize,
         given_up: Mutex<Vec<u64>>,
@@ -295,23 +285,29 @@ mod tests {
         fn reopened(&self) -> usize {
             self.reopened.load(Ordering::SeqCst)
         }
+
+        /// The number of the connection that a request gets.
+        async fn number(self: &Arc<Self>) -> Result<u64, &'static str> {
+            self.live().await.map(|(number, _)| number)
+        }
     }
 
     impl Supervised for Scripted {
-        type Live = u64;
+        /// Its number, and whether it has ended.
+        type Live = (u64, bool);
         type Failure = &'static str;
 
-        fn supervisor(&self) -> &Supervisor<u64, &'static str> {
+        fn supervisor(&self) -> &Supervisor<(u64, bool), &'static str> {
             &self.supervisor
         }
 
-        async fn open(self: &Arc<Self>, number: u64) -> Result<u64, &'static str> {
+        async fn open(self: &Arc<Self>, number: u64) -> Result<(u64, bool), &'static str> {
             let next = self.tries.lock().pop_front();
             match next.unwrap_or(Try::Opens) {
-                Try::Opens => Ok(number),
+                Try::Opens => Ok((number, false)),
                 Try::Ends => {
                     self.give_up(number, "ended");
-                    Ok(number)
+                    Ok((number, true))
                 }
                 Try::Fails => Err("refused"),
                 Try::CannotHeal => Err("denied"),
@@ -319,8 +315,12 @@ mod tests {
             }
         }
 
-        fn given_up(&self, live: &u64) {
-            self.given_up.lock().push(*live);
+        fn ended((_, ended): &(u64, bool)) -> Option<&'static str> {
+            ended.then_some("ended")
+        }
+
+        fn given_up(&self, (number, _): &(u64, bool)) {
+            self.given_up.lock().push(*number);
         }
 
         fn reopened(&self) {
@@ -348,32 +348,32 @@ mod tests {
     async fn requests_share_one_connection_until_it_breaks() {
         let this = Scripted::new([]);
         assert!(!this.supervisor.is_live());
-        assert_eq!((this.live().await, this.live().await), (Ok(1), Ok(1)));
-        assert!(this.supervisor.is_current(1) && this.supervisor.is_some_and(|live| *live == 1));
+        assert_eq!((this.number().await, this.number().await), (Ok(1), Ok(1)));
+        assert!(this.supervisor.is_current(1) && this.supervisor.is_some_and(|live| live.0 == 1));
         this.give_up(1, "broken");
         assert!(!this.supervisor.is_live() && !this.supervisor.is_current(1));
         // Whoever hears of it later changes nothing.
         this.give_up(1, "broken");
-        assert_eq!(this.live().await, Ok(2));
+        assert_eq!(this.number().await, Ok(2));
         assert_eq!((this.reopened(), this.given_up.lock().clone()), (1, vec![1]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_learns_of_the_next_try_and_tries_go_on() {
         let this = Scripted::new([Try::Fails, Try::Fails]);
-        assert_eq!(this.live().await, Err("refused"));
-        assert_eq!(this.live().await, Err("refused"));
-        assert_eq!(this.live().await, Ok(3));
+        assert_eq!(this.number().await, Err("refused"));
+        assert_eq!(this.number().await, Err("refused"));
+        assert_eq!(this.number().await, Ok(3));
         assert_eq!(this.reopened(), 0, "it is the first one");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_first_is_tried_again_by_a_request_alone_if_it_cannot_heal() {
         let this = Scripted::new([Try::CannotHeal]);
-        assert_eq!(this.live().await, Err("denied"));
+        assert_eq!(this.number().await, Err("denied"));
         sleep(PAUSE.1 * 10).await;
         assert!(!this.supervisor.is_live());
-        assert_eq!(this.live().await, Ok(2));
+        assert_eq!(this.number().await, Ok(2));
         // Once something may be held, it is tried for as long as it takes.
         this.tries.lock().push_back(Try::CannotHeal);
         this.give_up(2, "broken");
@@ -385,9 +385,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_has_ended_before_it_is_the_current_one_is_replaced() {
         let this = Scripted::new([Try::Ends, Try::Ends]);
-        this.live().await.unwrap();
+        this.number().await.unwrap();
         sleep(STEADY.1 * 10).await;
-        assert_eq!(this.live().await, Ok(3));
+        assert_eq!(this.number().await, Ok(3));
         assert_eq!((this.reopened(), this.given_up.lock().clone()), (1, vec![1, 2]));
     }
 
@@ -396,17 +396,17 @@ mod tests {
         let this = Scripted::new([]);
         let mut pauses = Vec::new();
         for _ in 0..6 {
-            let live = this.live().await.unwrap();
+            let live = this.number().await.unwrap();
             let since = Tokio::now();
             this.give_up(live, "broken");
-            this.live().await.unwrap();
+            this.number().await.unwrap();
             pauses.push(since.elapsed());
         }
         assert!(pauses.is_sorted() && pauses[0] >= PAUSE.0 && pauses[5] <= STEADY.1 * 2, "{pauses:?}");
         sleep(STEADY.0 * 2).await;
-        let (live, since) = (this.live().await.unwrap(), Tokio::now());
+        let (live, since) = (this.number().await.unwrap(), Tokio::now());
         this.give_up(live, "broken");
-        this.live().await.unwrap();
+        this.number().await.unwrap();
         assert_eq!(since.elapsed(), Duration::ZERO);
     }
 
@@ -414,7 +414,7 @@ mod tests {
     async fn a_request_does_not_wait_for_a_try_that_hangs() {
         let this = Scripted::new([Try::Hangs]);
         let since = Tokio::now();
-        assert_eq!(this.live().await, Err("in time"));
+        assert_eq!(this.number().await, Err("in time"));
         assert_eq!(since.elapsed(), Duration::from_secs(5) + LATER);
     }
 
@@ -426,7 +426,7 @@ mod tests {
         first.block_on(async {
             let request = tokio::spawn({
                 let this = Arc::clone(&this);
-                async move { this.live().await }
+                async move { this.number().await }
             });
             while !this.tries.lock().is_empty() {
                 yield_now().await;
@@ -434,6 +434,6 @@ mod tests {
             request.abort();
         });
         drop(first);
-        assert_eq!(runtime().block_on(this.live()), Ok(2));
+        assert_eq!(runtime().block_on(this.number()), Ok(2));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::config::{Config, Listen};
-use super::failure::{Failure, Kind};
+use super::failure::{CLOSED, Failure, Kind};
 use super::pool::Pool;
 use super::server::{Event, Events, Opened};
 use crate::stores::supervised::{Supervised, Supervisor};
@@ -43,7 +43,7 @@ pub(super) struct Live {
     listens: bool,
     pub(super) opened: Arc<Opened>,
     /// The connection that listens, if that is another one.
-    _ear: Option<Arc<Opened>>,
+    ear: Option<Arc<Opened>>,
 }
 
 impl Connection {
@@ -148,7 +148,12 @@ impl Supervised for Connection {
                 (Some(ear), listens)
             }
         };
-        Ok(Live { number, listens, opened, _ear: ear })
+        Ok(Live { number, listens, opened, ear })
+    }
+
+    fn ended(live: &Live) -> Option<Failure> {
+        let has_ended = live.opened.is_closed() || live.ear.as_ref().is_some_and(|ear| ear.is_closed());
+        has_ended.then(|| Failure::new(Kind::Disconnected, CLOSED))
     }
 
     fn given_up(&self, live: &Live) {

@@ -314,6 +314,8 @@ impl Config {
                 ended = drive => ended,
                 () = async { let _ = dropped.await; sleep(LAST).await } => return,
             };
+            // Whoever is told of its end finds it closed.
+            drop(connection);
             let closed = || Failure::new(Kind::Disconnected, CLOSED);
             events(Event::Closed(ended.map_or_else(closed, Failure::from)));
         });

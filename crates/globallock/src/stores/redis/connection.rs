@@ -247,6 +247,11 @@ impl Supervised for Connection {
         Ok(Live { number, commands, watches, opened })
     }
 
+    /// The client does not tell. The next request finds out.
+    fn ended(_live: &Live) -> Option<Failure> {
+        None
+    }
+
     fn given_up(&self, _live: &Live) {}
 
     fn reopened(&self) {

@@ -1,5 +1,16 @@
 //! The stores, and the table of the schemes of their addresses.
 
+#![cfg_attr(
+    not(all(
+        feature = "etcd",
+        feature = "file",
+        feature = "postgres",
+        feature = "redis",
+        feature = "zookeeper"
+    )),
+    allow(dead_code, reason = "a build with some of the stores uses a part of what all share")
+)]
+
 pub(crate) mod address;
 #[cfg(feature = "etcd")]
 mod etcd;

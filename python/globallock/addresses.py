@@ -255,9 +255,9 @@ _ETCD = "prefix timeout interop password_file password_command"
 _ZOOKEEPER = "prefix naming auth acl timeout password_file password_command"
 
 _POSTGRES = (
-    "schema prefix timeout durability connections listen setup password_file password_command passfile "
-    "service host port application_name connect_timeout target_session_attrs sslmode sslrootcert sslcert "
-    "sslkey channel_binding"
+    "schema prefix timeout durability connections listen setup plain interop password_file password_command "
+    "passfile service host port application_name connect_timeout target_session_attrs sslmode sslrootcert "
+    "sslcert sslkey channel_binding"
 )
 
 #: The schemes of addresses and the options that each has. The core has them too, and refuses what it does not

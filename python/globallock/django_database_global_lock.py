@@ -23,7 +23,7 @@ _TUNING = frozenset(
      "prepare_threshold", "server_side_binding", "tcp_user_timeout"}
 )  # fmt: skip
 #: Ours, among the options of the engine.
-_OURS = ("connections", "durability", "interop", "listen", "schema")
+_OURS = ("connections", "durability", "interop", "listen", "plain", "schema")
 
 
 class DjangoDatabaseGlobalLock(NativeGlobalLock):

@@ -18,6 +18,7 @@ import globallock
 import pytest
 from conftest import ends, eventually, run
 from globallock import GlobalLockManager
+from interpreter import again, end_what_the_interpreter_left
 
 PACKAGE = os.path.dirname(globallock.__file__)
 
@@ -233,35 +234,6 @@ def raise_limit(*_):
     raise TimeLimit("the time is up")
 
 
-@contextlib.contextmanager
-def again(raising):
-    """Has an exception raised again that the interpreter has swallowed in one of its own callbacks of weak
-    references, which can run at any moment."""
-    ignored = sys.unraisablehook
-
-    def hook(unraisable):
-        is_its_own = getattr(unraisable.object, "__module__", None) in ("_weakrefset", "weakref")
-        if unraisable.exc_type is TimeLimit and is_its_own:
-            raising()
-        else:
-            ignored(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = ignored
-
-
-def end_what_the_interpreter_left(lockman):
-    """Before 3.10, CPython itself may raise between a block and its end: then not even a `threading.Lock` is
-    released that the block has taken."""
-    if sys.version_info < (3, 10):
-        for lock, acquisition in list(lockman._held):
-            lock._holdings.exit(acquisition)
-            lock._give_back(acquisition)
-
-
 def until_interrupted(use, *arguments):
     until = time.monotonic() + 30
     while time.monotonic() < until:
@@ -278,7 +250,7 @@ def test_a_time_limit_at_any_moment_leaves_nothing_and_arrives(store, name):
     try:
         for number in range(REAL):
             use = SAFE[number % len(SAFE)]
-            with pytest.raises(TimeLimit), again(lambda: alarmed(1e-4)):
+            with pytest.raises(TimeLimit), again(TimeLimit, lambda: alarmed(1e-4)):
                 alarmed(chance.uniform(1e-6, 2e-3))
                 until_interrupted(use, lockman, lock, name)
             end_what_the_interpreter_left(lockman)
@@ -314,7 +286,7 @@ def test_an_exception_of_another_thread_leaves_nothing_and_arrives(store, name):
     for number in range(REAL):
         eventually("it works", lambda number=number: len(ready) > number)
         time.sleep(chance.uniform(0, 2e-3))
-        with again(interrupt):
+        with again(TimeLimit, interrupt):
             assert interrupt() == 1
             eventually("it arrives", lambda number=number: len(ended) > number)
         end_what_the_interpreter_left(lockman)

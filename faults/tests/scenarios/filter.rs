@@ -25,6 +25,9 @@ impl Filter {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                // Each message is written by itself, and must not wait until the one before is acknowledged.
+                client.set_nodelay(true).unwrap();
+                server.set_nodelay(true).unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
                 let (drops, dropped) = (Arc::clone(&drops), Arc::clone(&dropped));

@@ -45,6 +45,11 @@ impl Store {
         format!("{}?timeout=300ms", self.store.url_by(&[format!("127.0.0.1:{port}")]))
     }
 
+    /// The address of a proxy in front of the server that answers every request.
+    pub(crate) fn through(&self, port: u16) -> String {
+        self.store.url_by(&[format!("127.0.0.1:{port}")])
+    }
+
     /// How the messages of its server are read.
     pub(crate) fn read_message(&self) -> ReadMessage {
         self.store.read_message().expect("it has a server")

@@ -25,17 +25,15 @@ impl Filter {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
-                // Each message is written by itself, and must not wait until the one before is acknowledged.
-                client.set_nodelay(true).unwrap();
-                server.set_nodelay(true).unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
                 let (drops, dropped) = (Arc::clone(&drops), Arc::clone(&dropped));
                 tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
                 tokio::spawn(async move {
-                    let mut buffer = Vec::new();
+                    let (mut buffer, mut begins) = (Vec::new(), true);
                     while let Ok(1..) = from_server.read_buf(&mut buffer).await {
-                        while let Some((end, is_notification)) = reads(&buffer) {
+                        while let Some((end, is_notification)) = reads(&buffer, begins) {
+                            begins = false;
                             let message: Vec<u8> = buffer.drain(..end).collect();
                             if is_notification && drops.load(Ordering::SeqCst) {
                                 dropped.fetch_add(1, Ordering::SeqCst);

@@ -29,8 +29,6 @@ enum Need {
     Processes,
     /// A server, in front of which a proxy can stand.
     Server,
-    /// A server whose messages the proxy can tell apart. It does not get PostgreSQL's login through yet.
-    Messages,
     /// A server, and a store that itself repeats a release that got no answer.
     RepeatedReleases,
 }
@@ -51,7 +49,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!(first::onlookers_wait_for_the_store_as_locks_do, Server),
     scenario!(killed::a_killed_owner_is_passed_over, Processes),
     scenario!(names::names_that_are_parts_of_each_other_are_independent, Nothing),
-    scenario!(notifications::a_lost_notification_delays_by_a_lease_at_most, Messages),
+    scenario!(notifications::a_lost_notification_delays_by_a_lease_at_most, Server),
     scenario!(releasing::a_claim_under_release_is_never_held, RepeatedReleases),
     scenario!(renewals::failed_renewals_do_not_end_renewal, Server),
     scenario!(silence::a_lock_of_a_silent_store_is_lost_by_its_deadline, Server),
@@ -68,7 +66,6 @@ fn main() {
             Need::Nothing => true,
             Need::Processes => kind.is(Trait::BetweenProcesses),
             Need::Server => kind.servers > 0,
-            Need::Messages => kind.servers > 0 && kind.name != "postgres",
             Need::RepeatedReleases => kind.servers > 0 && kind.is(Trait::RepeatsReleases),
         };
         kinds_with(Role::Scenarios).filter(can).map(move |kind| trial(scenario, kind))

@@ -19,7 +19,7 @@ const ROUNDS: u32 = 6;
 
 pub(crate) async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
     let filter = Filter::start(store.read_message(), store.port()).await;
-    let behind = connect(&store.through(filter.port), LEASE).await.unwrap();
+    let behind = connect(&store.behind(filter.port), LEASE).await.unwrap();
     let direct = connect(&store.url(), LEASE).await.unwrap();
     let mut rounds = 0;
     while rounds == 0 || filter.dropped() < 3 {

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::Guard;
+use globallock::{Guard, LockManager, ManagerOptions};
 use globallock_conformance::context::{eventually, lock_of};
 use globallock_conformance::fixtures::{queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
 
-use crate::store::{KINDS, Store, connect, connect_with, options};
+use crate::store::{KINDS, Store, connect, options};
 
 /// Long enough for many renewals to fail in one lease.
 const LEASE: Duration = Duration::from_secs(5);
@@ -37,7 +37,8 @@ pub(crate) async fn failed_renewals_do_not_end_renewal(store: Store) {
     let proxy = Proxy::start(store.port()).await.unwrap();
     // The store timeout is longer than any outage, so that waiting goes on.
     let locks = options(LEASE).store_timeout(Some(LEASE * 4));
-    let owner = connect_with(&store.behind(proxy.port()), locks).await.unwrap();
+    let options = ManagerOptions::new().locks(locks);
+    let owner = LockManager::connect_with(&store.behind(proxy.port()), options).await.unwrap();
     let observer = connect(&store.url(), LEASE).await.unwrap();
     let (mut guards, mut others) = (Vec::new(), Vec::new());
     for (kind, against) in KINDS {

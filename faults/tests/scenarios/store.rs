@@ -1,7 +1,7 @@
 //! The store of a scenario, with servers of its own.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use globallock::{LockManager, ManagerOptions, Options};
 use globallock_conformance::store_under_test::StoreUnderTest;
@@ -45,11 +45,6 @@ impl Store {
         format!("{}?timeout=300ms", self.store.url_by(&[format!("127.0.0.1:{port}")]))
     }
 
-    /// The address of a proxy in front of the server that answers every request.
-    pub(crate) fn through(&self, port: u16) -> String {
-        self.store.url_by(&[format!("127.0.0.1:{port}")])
-    }
-
     /// How the messages of its server are read.
     pub(crate) fn read_message(&self) -> ReadMessage {
         self.store.read_message().expect("it has a server")
@@ -73,16 +68,6 @@ pub(crate) fn options(lease: Duration) -> Options {
 
 /// Connects with these options.
 pub(crate) async fn connect(url: &str, lease: Duration) -> globallock::Result<LockManager> {
-    connect_with(url, options(lease)).await
-}
-
-/// Connects, also where a busy machine makes the first try take longer than the short timeout of an address.
-pub(crate) async fn connect_with(url: &str, options: Options) -> globallock::Result<LockManager> {
-    let since = Instant::now();
-    loop {
-        let connected = LockManager::connect_with(url, ManagerOptions::new().locks(options.clone())).await;
-        if !connected.as_ref().is_err_and(globallock::Error::is_retryable) || since.elapsed() > BUSY {
-            return connected;
-        }
-    }
+    let options = ManagerOptions::new().locks(options(lease));
+    LockManager::connect_with(url, options).await
 }

@@ -295,7 +295,7 @@ fn granted_seconds(seen: &str) -> Option<u64> {
 }
 
 /// An HTTP/2 frame. It is a notification if it is data with a message that has the field `events`.
-fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+fn read_message(bytes: &[u8], _begins: bool) -> Option<(usize, bool)> {
     const DATA: u8 = 0;
     let header = bytes.first_chunk::<9>()?;
     let length = usize::try_from(u32::from_be_bytes([0, header[0], header[1], header[2]])).ok()?;

@@ -174,8 +174,8 @@ impl Draw {
 }
 
 /// Where the first message of a server's bytes ends, and whether it is a notification that nobody has asked
-/// for; `None` while it is incomplete.
-pub type ReadMessage = fn(&[u8]) -> Option<(usize, bool)>;
+/// for; `None` while it is incomplete. The flag says that the connection begins with these bytes.
+pub type ReadMessage = fn(&[u8], bool) -> Option<(usize, bool)>;
 
 /// A store that runs. It ends, with its servers, when this is dropped.
 #[async_trait]

@@ -390,7 +390,7 @@ pub(super) fn left(port: u16, name: &str) -> Vec<String> {
 }
 
 /// A RESP3 value. It is a notification if it is a push of a message.
-pub(super) fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+pub(super) fn read_message(bytes: &[u8], _begins: bool) -> Option<(usize, bool)> {
     let end = value(bytes)?;
     Some((end, bytes.starts_with(b">") && bytes[..end].windows(9).any(|part| part == b"message\r\n")))
 }

@@ -137,7 +137,7 @@ fn left(hosts: &str, root: &str, name: &str) -> Vec<String> {
 }
 
 /// A frame. It is a notification if its xid is -1.
-fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+fn read_message(bytes: &[u8], _begins: bool) -> Option<(usize, bool)> {
     let length = usize::try_from(i32::from_be_bytes(bytes.first_chunk().copied()?)).ok()?;
     let frame = bytes.get(4..4 + length)?;
     Some((4 + length, frame.starts_with(&(-1_i32).to_be_bytes())))

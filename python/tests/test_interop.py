@@ -1,23 +1,18 @@
 """Locks that exclude those of django-pglock, for a project that moves over."""
 
+import json
 import os
-from urllib.parse import urlsplit
 
-from conftest import ends, run
+from conftest import django_database, ends, run
 from frameworks import needs_framework
 
 needs_framework("django", "pglock", "psycopg")
 
 PROJECT = """
-import os
+import json, os
 from django.conf import settings
 settings.configure(
-    DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["NAME"], "USER": os.environ["WHO"],
-            "PASSWORD": os.environ["PASSWORD"], "HOST": "127.0.0.1", "PORT": os.environ["PORT"],
-        },
-    },
+    DATABASES={"default": json.loads(os.environ["DATABASE"])},
     INSTALLED_APPS=["pgactivity", "pglock"], USE_TZ=True,
 )
 import django
@@ -59,11 +54,8 @@ print(theirs("a"))
 
 
 def test_locks_of_django_pglock_and_ours_exclude_each_other_both_ways(postgres_server):
-    url = urlsplit(postgres_server.url)
-    project = {
-        "NAME": url.path[1:] or url.username, "WHO": url.username, "PASSWORD": url.password,
-        "PORT": str(url.port), "URL": postgres_server.url,
-    }  # fmt: skip
+    url = postgres_server.url
+    project = {"DATABASE": json.dumps(django_database(url)), "URL": url}
     excludes = "(False, False, True) True False True"
     assert ends(run(PROJECT, env={**os.environ, **project})).splitlines() == [
         *[f"advisory {excludes}"] * 3,

@@ -1,12 +1,13 @@
 """A lock that is taken in the user's own transaction, and ends with it."""
 
 import contextlib
+import json
 import os
 from datetime import timedelta
 
 import globallock
 import pytest
-from conftest import ends, run
+from conftest import django_database, ends, run
 from frameworks import needs_framework
 from globallock.transactions import transaction_lock
 
@@ -71,14 +72,11 @@ def test_a_lock_outside_of_transactions_and_wrong_options_are_refused(postgres_s
 
 
 PROJECT = """
-import os
+import json, os
 from django.conf import settings
 settings.configure(
     DATABASES={
-        "default": {
-            "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["NAME"], "USER": os.environ["WHO"],
-            "PASSWORD": os.environ["PASSWORD"], "HOST": "127.0.0.1", "PORT": os.environ["PORT"],
-        },
+        "default": json.loads(os.environ["DATABASE"]),
         "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
     },
     INSTALLED_APPS=[], USE_TZ=True, GLOBAL_LOCK_CONFIG=os.environ["URL"],
@@ -120,13 +118,8 @@ except ValueError:
 
 
 def test_djangos_transactions_take_locks(postgres_server):
-    from urllib.parse import urlsplit
-
-    url = urlsplit(postgres_server.url)
-    project = {
-        "NAME": url.path[1:] or url.username, "WHO": url.username,
-        "PASSWORD": url.password, "PORT": str(url.port), "URL": postgres_server.url,
-    }  # fmt: skip
+    url = postgres_server.url
+    project = {"DATABASE": json.dumps(django_database(url)), "URL": url}
     outside = "the lock would end with its own statement: take it in the transaction that it is for"
     assert ends(run(PROJECT, env={**os.environ, **project})).splitlines() == [
         f"InvalidOption: there is no transaction.atomic() around: {outside}",

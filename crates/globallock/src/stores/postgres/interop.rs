@@ -25,7 +25,7 @@ use crate::stores::address::Address;
 use crate::stores::pushed::Known;
 use crate::sync::{Instant, Mutex, Notify, now, sleep_until};
 
-/// The pause between two tries while a stranger has an advisory lock.
+/// The pause between two tries while a foreign holder has an advisory lock.
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// Opens the store that an address names.
@@ -57,7 +57,7 @@ enum Stage {
     /// The queue decides.
     #[default]
     Queued,
-    /// The queue has granted it, and a stranger had its advisory locks: tried again then.
+    /// The queue has granted it, and a foreign holder had its advisory locks: tried again then.
     Contends(Instant),
     /// Its owner was told that it holds.
     Held,
@@ -88,8 +88,8 @@ impl Interop {
     /// | locks | the claim | it is answered |
     /// |---|---|---|
     /// | taken | any | held |
-    /// | a stranger's | waits | waiting; it keeps its place |
-    /// | a stranger's | does not wait | gone, and taken out of the queue |
+    /// | a foreign holder's | waits | waiting; it keeps its place |
+    /// | a foreign holder's | does not wait | gone, and taken out of the queue |
     async fn granted(&self, claim: &Claim, grant: Grant) -> Result<ClaimStatus> {
         if self.take(claim).await? {
             self.note(claim.id, Stage::Held);
@@ -117,7 +117,7 @@ impl Interop {
     /// | the queue says | has its locks | its owner was told | it is answered |
     /// |---|---|---|---|
     /// | held | yes | any | held |
-    /// | held | no | held | gone: they were lost with the session, and a stranger may have them |
+    /// | held | no | held | gone: they were lost with the session, and a foreign holder may have them |
     /// | held | no | waiting | waiting: its waiter asks |
     /// | any other | any | any | the same, without locks |
     async fn renewed(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {

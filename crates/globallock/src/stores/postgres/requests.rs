@@ -116,7 +116,8 @@ impl Connection {
         };
         let ran =
             timeout(SET_UP.max(self.config().timeout), busy.opened().client.batch_execute(script)).await;
-        self.judge(&live, busy.opened(), ran).inspect(|()| busy.answered()).inspect_err(|_| busy.answered())
+        busy.answered();
+        self.judge(&live, busy.opened(), ran)
     }
 
     async fn send(self: &Arc<Self>, live: &Live, request: Request<'_>) -> Result<Vec<Row>, Failure> {

@@ -47,8 +47,7 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "format, lints, documentation" $(MAKE) lint
 	$(PART) "the oldest Rust" sh scripts/msrv.sh
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
-	# More threads than processors: the tests wait far more than they compute.
-	RUST_TEST_THREADS=4 $(PART) "tests" bash scripts/tests.sh --locked --workspace --all-targets --no-fail-fast
+	$(PART) "tests" python3 scripts/tests.py
 	$(PART) "page" env BUILT=yes sh scripts/page.sh
 	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
 	$(PART) "schedules" $(MAKE) schedules

@@ -87,8 +87,14 @@ if [ -n "$packages" ]; then
     done
 fi
 
-# Not optimised: it runs for seconds, and an optimised build takes minutes.
-command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
+# It is waited for at the end, whatever else fails.
+cargo_deny() {
+    # Not optimised: it runs for seconds, and an optimised build takes minutes.
+    command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
+}
+cargo_deny &
+cargo_deny=$!
+trap 'wait "$cargo_deny"' EXIT
 
 # redis-py and kazoo: their locks must exclude ours, and ours must exclude theirs.
 python="${CARGO_TARGET_DIR:-target}/peers/python"
@@ -105,3 +111,5 @@ if ! [ -d "$page/node_modules/playwright-core" ] || ! [ -d "$page/node_modules/a
     npm install --prefix "$page" --no-save --no-audit --no-fund --loglevel=error \
         playwright-core@1.65.1 axe-core@4.14.1 >/dev/null
 fi
+trap - EXIT
+wait "$cargo_deny"

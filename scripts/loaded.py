@@ -13,7 +13,6 @@ import collections
 import json
 import os
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -21,9 +20,9 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "loaded"
-FAILED = re.compile(r"^test (\S+)(?: - should panic)?\s+\.\.\. FAILED", re.MULTILINE)
+import programs
+
+RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", programs.ROOT / "target")).resolve() / "loaded"
 
 
 def main():
@@ -35,18 +34,19 @@ def main():
     parser.add_argument("--only", action="append", help="only this program; may be repeated")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     arguments = parser.parse_args()
-    commit = said("git", "rev-parse", "HEAD").strip()
-    programs = [program for program in built() if not arguments.only or program[0] in arguments.only]
-    if not programs:
+    head = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.check_output(head, cwd=programs.ROOT, text=True).strip()
+    built = [program for program in programs.built() if not arguments.only or program[0] in arguments.only]
+    if not built:
         sys.exit("no test program has that name")
     RESULTS.mkdir(parents=True, exist_ok=True)
-    what = f"{len(programs)} programs, {arguments.rounds} rounds"
+    what = f"{len(built)} programs, {arguments.rounds} rounds"
     print(f"{what}, seed {arguments.seed}, commit {commit[:9]}", flush=True)
     order = random.Random(arguments.seed)
     runs = collections.deque()
     for _ in range(arguments.rounds):
         round_ = f"{time.time_ns()}-{len(runs)}"
-        runs += [(round_, len(programs), *program) for program in order.sample(programs, len(programs))]
+        runs += [(round_, len(built), *program) for program in order.sample(built, len(built))]
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         lanes = [threading.Thread(target=lane, args=(runs, commit)) for _ in range(arguments.lanes)]
@@ -62,41 +62,19 @@ def main():
     sys.exit(summary(commit))
 
 
-def said(*command):
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
-
-
-def built():
-    """The test programs: of each its name, its file and the directory to run it in."""
-    what = ["--locked", "--workspace", "--all-targets", "--no-run", "--message-format=json"]
-    for message in map(json.loads, said("cargo", "test", *what).splitlines()):
-        if message.get("executable") and message["profile"]["test"]:
-            yield message["target"]["name"], message["executable"], Path(message["manifest_path"]).parent
-
-
 def lane(runs, commit):
     while True:
         try:
-            round_, programs, name, file, directory = runs.popleft()
+            round_, count, name, file, directory = runs.popleft()
         except IndexError:
             return
-        output = RESULTS / f"{round_}.{name}"
+        output = RESULTS / f"{round_}.{Path(file).name}"
         began = time.monotonic()
-        with output.open("wb") as written:
-            status = subprocess.run(
-                ["python3", ROOT / "scripts" / "limited.py", file],
-                cwd=directory,
-                env=os.environ | {"RUST_TEST_THREADS": "4"},
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            ).returncode
-        failed = FAILED.findall(output.read_text(errors="replace"))
+        status, failed = programs.run(file, directory, output)
         result = {
             "commit": commit,
             "round": round_,
-            "programs": programs,
+            "programs": count,
             "program": name,
             "status": status,
             "seconds": round(time.monotonic() - began),

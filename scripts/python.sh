@@ -111,8 +111,9 @@ peers() {
     GLOBALLOCK_PEERS=all test_one "$newest" test_peers.py
 }
 
-# How many interpreters are tested at once, each with its own servers: the tests wait more than they compute.
-AT_A_TIME=3
+# How many interpreters are tested at once, each with its own servers: the tests wait twice as long as they
+# compute.
+AT_A_TIME=5
 
 test_all() {
     build

@@ -6,13 +6,13 @@ import sys
 
 @contextlib.contextmanager
 def again(kind, raising):
-    """Has an exception of a kind raised again that the interpreter has swallowed in one of its own callbacks
-    of weak references, which can run at any moment."""
+    """Has an exception of a kind raised again that the interpreter has swallowed in a callback of others: of
+    a weak reference, or of the garbage collector, as Hypothesis has one. These can run at any moment."""
     ignored = sys.unraisablehook
 
     def hook(unraisable):
-        is_its_own = getattr(unraisable.object, "__module__", None) in ("_weakrefset", "weakref")
-        if unraisable.exc_type is kind and is_its_own:
+        module = getattr(unraisable.object, "__module__", None) or "globallock"
+        if unraisable.exc_type is kind and module.split(".")[0] != "globallock":
             raising()
         else:
             ignored(unraisable)

@@ -67,13 +67,14 @@ async fn a_success_counts_from_its_beginning(context: Context) {
     let (began, took) = (Instant::now(), Duration::from_millis(600));
     let once_on_first = once(&context, &first, LONG);
     let done = once_on_first.run(async |_guard| {
-        eventually("the work takes some time", async || began.elapsed() > took).await;
+        let entered = Instant::now();
+        eventually("the work takes some time", async || entered.elapsed() > took).await;
         Ok::<(), ()>(())
     });
     assert_eq!(done.await.unwrap(), Ran::Done(()));
     match once(&context, &second, LONG).run(async |_guard| Ok::<(), ()>(())).await.unwrap() {
         Ran::Skipped { began: known } => {
-            // The work began a moment after the call, and stores count milliseconds.
+            // The record takes a moment to its store, which counts milliseconds.
             let little = Duration::from_millis(100);
             assert!(known + little >= took && known <= began.elapsed() + little, "{known:?}");
         }

@@ -24,7 +24,7 @@ async fn any_leases_need_few_sessions_and_idle_ones_are_closed() {
         owner.mutex(name).with_options(Options::new().lease(Duration::from_millis(lease)))
     };
     let mut held = Vec::new();
-    for lease in (100..7_000).step_by(97) {
+    for lease in (500..7_000).step_by(97) {
         held.push(lock(&lease.to_string(), lease).acquire().await.unwrap());
     }
     assert!((2..=14).contains(&sessions(&ensemble)), "{} sessions", sessions(&ensemble));

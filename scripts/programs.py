@@ -1,0 +1,37 @@
+"""The test programs: what they are, and how one of them is run."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FAILED = re.compile(r"^test (\S+)(?: - should panic)?\s+\.\.\. FAILED", re.MULTILINE)
+
+
+def built():
+    """The test programs: of each its name, its file and the directory to run it in."""
+    what = ["--locked", "--workspace", "--all-targets", "--no-run", "--message-format=json"]
+    messages = subprocess.run(
+        ["cargo", "test", *what], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
+    for message in map(json.loads, messages.splitlines()):
+        if message.get("executable") and message["profile"]["test"]:
+            yield message["target"]["name"], message["executable"], Path(message["manifest_path"]).parent
+
+
+def run(file, directory, output):
+    """Runs a test program, with its output in a file. Gives its exit status, and the names of tests that
+    failed."""
+    with output.open("wb") as written:
+        status = subprocess.run(
+            ["python3", ROOT / "scripts" / "limited.py", file],
+            cwd=directory,
+            # More threads than processors: the tests wait far more than they compute.
+            env=os.environ | {"RUST_TEST_THREADS": "4"},
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        ).returncode
+    return status, FAILED.findall(output.read_text(errors="replace"))

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Runs every test program once, several at a time but for the one that is busy enough alone.
+
+What failed is named once more at the end, with what it said, where it is found even if only the last lines of
+the output are kept."""
+
+import argparse
+import collections
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import programs
+
+#: Its cases run side by side already.
+BUSY = "conformance"
+#: Those that take longest, which begin: a long one that began last would run alone.
+LONGEST = "cli redis crowds scenarios zookeeper etcd custom_store mutants model hostile".split()
+#: How many lines are repeated of what failed tests said.
+SAID = 60
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lanes", type=int, default=2, help="how many programs run at a time")
+    lanes = parser.parse_args().lanes
+    order = {name: number for number, name in enumerate(LONGEST)}
+    built = sorted(programs.built(), key=lambda program: order.get(program[0], len(order)))
+    busy = collections.deque(program for program in built if program[0] == BUSY)
+    waiting = collections.deque(program for program in built if program[0] != BUSY)
+    failures = []
+    with tempfile.TemporaryDirectory() as outputs:
+        outputs = [Path(outputs) / f"{number}" for number in range(lanes)]
+        lane(busy, failures, outputs[0])
+        threads = [threading.Thread(target=lane, args=(waiting, failures, output)) for output in outputs]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            # After an interrupt, those that run end, and no other begins.
+            waiting.clear()
+    if failures:
+        print("failed tests:")
+        for failed, _ in failures:
+            print("\n".join(failed))
+        print("\n".join([line for _, output in failures for line in said(output)][-SAID:]))
+    sys.exit(1 if failures else 0)
+
+
+def lane(waiting, failures, output):
+    while True:
+        try:
+            name, file, directory = waiting.popleft()
+        except IndexError:
+            return
+        began = time.monotonic()
+        status, failed = programs.run(file, directory, output)
+        text = output.read_text(errors="replace")
+        # In one piece, so that the outputs of programs do not mix.
+        print(f"{name} ({file}): {time.monotonic() - began:.0f} s{text}", flush=True)
+        if status:
+            failures.append(([f"{name}: {what}" for what in failed or [f"status {status}"]], text))
+
+
+def said(output):
+    """What failed tests said, each without its stack."""
+    left = 0
+    for line in output.splitlines():
+        if "panicked at " in line:
+            left = 12
+        elif line.startswith(("stack backtrace:", "note: ")):
+            left = 0
+        if left and line.strip():
+            left -= 1
+            yield line[:400]
+
+
+if __name__ == "__main__":
+    main()

@@ -61,8 +61,8 @@ async fn rights_that_are_missing_are_named() {
     assert!(is_denied(&error) && error.to_string().contains("GRANT USAGE ON SCHEMA globallock"), "{error}");
     server.sql(&format!("GRANT USAGE ON SCHEMA globallock TO {USER}"));
     for grant in [
-        "GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA globallock TO",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA globallock TO",
+        "GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA globallock TO",
     ] {
         let error = refusal(&server.url()).await;
         assert!(is_denied(&error) && error.to_string().contains(grant), "{error}");

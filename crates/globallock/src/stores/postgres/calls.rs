@@ -50,8 +50,8 @@ const PARTS: [(&str, &str); 12] = [
     ("</ms>", ") * 1000)::bigint"),
 ];
 
-/// The planner's way: by the indexes, in their order, from the first row on. It does not know how many rows
-/// are dead.
+/// What is turned off where calls are carried out. The planner's way is then by the indexes, in their order,
+/// from the first row on. It does not know how many rows are dead.
 const PLANNER: [&str; 4] = ["enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"];
 
 /// A block of statements, and the names and types of what it is given.
@@ -133,8 +133,10 @@ pub(super) const FREQUENT: usize = 3;
 /// A change of a queue, which answers one text.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// Calls the function.
+    /// Calls the function, in a session whose planner is set.
     pub(super) function: String,
+    /// The same in the session of a pooler, which others use too.
+    pub(super) pooled: String,
     /// Which of the frequent calls it is.
     pub(super) frequent: Option<usize>,
     /// What does it without a function.
@@ -174,6 +176,7 @@ impl Calls {
     pub(super) fn new(schema: &str, plain: bool) -> Self {
         let call = |block: &Block, frequent| Call {
             function: block.call(schema),
+            pooled: block.pooled_call(schema),
             frequent,
             plain: plain.then(|| block.plain(schema)),
         };
@@ -199,13 +202,11 @@ impl Block {
     /// The function of this block.
     fn function(&self) -> String {
         let arguments = self.arguments.iter().map(|(name, kind)| format!("{name} {kind}, "));
-        let settings = PLANNER.map(|name| format!("SET {name} = off"));
         format!(
-            "CREATE OR REPLACE FUNCTION {{schema}}.{}({}OUT answer text)\nLANGUAGE plpgsql\n{}\nAS \
+            "CREATE OR REPLACE FUNCTION {{schema}}.{}({}OUT answer text)\nLANGUAGE plpgsql\nAS \
              $call$\n<<call>>\n{}$call$;\n\n",
             self.name,
             arguments.collect::<String>(),
-            settings.join(" "),
             self.body
         )
     }
@@ -220,12 +221,17 @@ impl Block {
         format!("SELECT {}.{}({})", quoted(schema), self.name, parameters.join(", "))
     }
 
+    /// The settings are those of this transaction. The row that the function is called for comes after them.
+    fn pooled_call(&self, schema: &str) -> String {
+        let settings = planner(true);
+        format!("WITH planner AS MATERIALIZED (SELECT {settings}) {} FROM planner", self.call(schema))
+    }
+
     fn plain(&self, schema: &str) -> Plain {
         let gives = (1..)
             .zip(self.arguments)
             .map(|(place, (name, _))| format!("set_config('globallock.{name}', ${place}, true)"));
-        let planner = PLANNER.map(|name| format!("set_config('{name}', 'off', true)"));
-        let gives: Vec<_> = gives.chain(planner).collect();
+        let gives: Vec<_> = gives.chain([planner(true)]).collect();
         let mut does = "DO $call$\nDECLARE\n".to_owned();
         for (name, kind) in self.arguments {
             let setting = format!("current_setting('globallock.{name}')");
@@ -241,6 +247,11 @@ impl Block {
         );
         Plain { gives: format!("SELECT {}", gives.join(", ")), does: expand(&does, schema) }
     }
+}
+
+/// Expressions that set the planner, for this transaction alone or for the session.
+pub(super) fn planner(is_local: bool) -> String {
+    PLANNER.map(|name| format!("set_config('{name}', 'off', {is_local})")).join(", ")
 }
 
 /// What makes the tables and the functions, or brings them to this version; the tables alone where functions

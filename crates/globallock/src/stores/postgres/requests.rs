@@ -138,7 +138,8 @@ impl Connection {
                 Request::Call(call, arguments) => {
                     let parameters: Vec<_> = arguments.iter().map(Argument::parameter).collect();
                     if is_explicit {
-                        return explicitly(&opened.client, &call.function, &parameters).await;
+                        let text = if opened.facts.is_pooled { &call.pooled } else { &call.function };
+                        return explicitly(&opened.client, text, &parameters).await;
                     }
                     prepared(opened, call, &parameters).await
                 }
@@ -226,8 +227,11 @@ fn end(client: &Client) -> impl Future<Output = Result<(), Error>> {
 /// What is prepared stays with the session, so that a pooler gets none.
 async fn prepared(opened: &Opened, call: &Call, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
     let (client, prepared) = (&opened.client, &opened.prepared);
-    let forgotten = opened.facts.is_pooled || prepared.is_forgotten.load(Ordering::Relaxed);
-    let Some(place) = call.frequent.filter(|_| !forgotten) else {
+    if opened.facts.is_pooled {
+        return client.query_typed(&call.pooled, parameters).await;
+    }
+    let is_forgotten = prepared.is_forgotten.load(Ordering::Relaxed);
+    let Some(place) = call.frequent.filter(|_| !is_forgotten) else {
         return client.query_typed(&call.function, parameters).await;
     };
     if let Some(statement) = prepared.statements[place].get() {

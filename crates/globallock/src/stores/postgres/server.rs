@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
+use super::calls::planner;
 use super::config::{Config, Place};
 use super::failure::{CLOSED, Failure, Kind, STANDBY};
 use super::login::Tried;
@@ -34,6 +35,13 @@ const OLDEST: u32 = 13;
 const FACTS: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_num'), pg_backend_pid(), \
                      current_setting('default_transaction_isolation'), \
                      current_setting('default_transaction_read_only')";
+
+/// The same, where a session that is the connection's own gets its planner set. A pooler's is told as another
+/// process than the one that answers.
+fn facts(told: Option<i32>) -> String {
+    let Some(told) = told else { return FACTS.to_owned() };
+    format!("{FACTS}, CASE WHEN pg_backend_pid() = {told} THEN concat({}) END", planner(false))
+}
 
 /// What is told of one that accepts the login, and does not answer then.
 const NO_SERVER: &str = "it accepted the login, but did not answer a query in time: it may be overloaded, or \
@@ -334,7 +342,7 @@ impl Config {
             used: Mutex::new(now()),
             _gone: gone,
         };
-        let answer = opened.client.simple_query(FACTS).await?;
+        let answer = opened.client.simple_query(&facts(told)).await?;
         let row = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,

@@ -7,6 +7,7 @@ DECLARE
 {queue}
 BEGIN
 {begin}
+    at := clock_timestamp();
     DELETE FROM {schema}.claims WHERE id = claim AND key = k AND least(expires, ends) > at
         RETURNING * INTO evicted;
     IF NOT FOUND THEN

@@ -9,6 +9,7 @@ DECLARE
 {queue}
 BEGIN
 {begin}
+    at := clock_timestamp();
     rest_ends := at + rest_ms * interval '1 millisecond';
 {settle}
     UPDATE {schema}.claims

@@ -4,21 +4,41 @@
 -- its row, for so long.
 DECLARE
     at timestamptz;
-    asking CONSTANT uuid := NULL;
-    lives boolean;
-    c {schema}.claims%ROWTYPE;
-{queue}
+    others boolean;
+    told text;
 BEGIN
 {begin}
-    DELETE FROM {schema}.claims WHERE id = claim AND key = k RETURNING least(expires, ends) > at INTO lives;
-    answer := CASE WHEN lives THEN 'released' ELSE 'not held' END;
-    IF NOT FOUND AND barred_ms > 0 THEN
-        INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, joined, expires, owner)
-            VALUES (nextval('{schema}.numbers'), claim, '', 0, 0, '', barred_ms, at,
-                at + barred_ms * interval '1 millisecond', '')
-            ON CONFLICT (id) DO NOTHING;
+    DELETE FROM {schema}.claims WHERE id = claim AND key = k
+        RETURNING CASE WHEN least(expires, ends) > clock_timestamp() THEN 'released' ELSE 'not held' END,
+            EXISTS (SELECT FROM {schema}.claims WHERE key = k AND id <> claim)
+        INTO answer, others;
+    IF answer IS NULL THEN
+        answer := 'not held';
+        others := true;
+        IF barred_ms > 0 THEN
+            INSERT INTO {schema}.claims (number, id, key, count, capacity, node, lease, joined, expires, owner)
+                VALUES (nextval('{schema}.numbers'), claim, '', 0, 0, '', barred_ms, clock_timestamp(),
+                    clock_timestamp() + barred_ms * interval '1 millisecond', '')
+                ON CONFLICT (id) DO NOTHING;
+        END IF;
     END IF;
-    IF EXISTS (SELECT FROM {schema}.claims WHERE key = k) THEN
+    IF others THEN
+        at := clock_timestamp();
+        -- Most often the next one waits for all permits, so that nobody behind it can be granted too.
+        UPDATE {schema}.claims AS c
+            SET granted = at, ends = at + max_hold * interval '1 millisecond'
+            WHERE id = (SELECT id FROM {schema}.claims WHERE key = k ORDER BY number LIMIT 1)
+                AND granted IS NULL AND count = capacity AND expires > at AND NOT {barred}
+                AND NOT EXISTS (SELECT FROM {schema}.transactions t WHERE t.key = k AND t.number > c.number)
+            RETURNING CASE WHEN node <> '' THEN pg_notify(node, {granted})::text END INTO told;
+        IF NOT FOUND THEN
+            DECLARE
+                asking CONSTANT uuid := NULL;
+                c {schema}.claims%ROWTYPE;
+{queue}
+            BEGIN
 {settle}
+            END;
+        END IF;
     END IF;
 END

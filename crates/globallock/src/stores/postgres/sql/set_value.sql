@@ -6,6 +6,7 @@ DECLARE
 {queue}
 BEGIN
 {begin}
+    at := clock_timestamp();
 {settle}
     SELECT * INTO c FROM {schema}.claims
         WHERE id = claim AND granted IS NOT NULL AND least(expires, ends) > at;

@@ -127,6 +127,40 @@ pub(crate) async fn run<C: Contender>(contenders: Vec<C>, workload: Workload) ->
     outcome
 }
 
+/// How many crowds come, one after another.
+const CROWDS: usize = 20;
+
+/// Lets all contenders come at once for one turn each, some times. Returns the grants per second, from when
+/// they come until the last one has released.
+pub(crate) async fn crowds<C: Contender>(contenders: Vec<C>, hold: Duration) -> f64 {
+    let grants = contenders.len() * CROWDS;
+    let gate = Arc::new(Barrier::new(contenders.len()));
+    let took: Vec<_> = contenders
+        .into_iter()
+        .map(|mut contender| {
+            let gate = Arc::clone(&gate);
+            tokio::spawn(async move {
+                let mut took = Duration::ZERO;
+                for _ in 0..CROWDS {
+                    gate.wait().await;
+                    let began = Instant::now();
+                    let held = contender.acquire().await;
+                    pause(hold).await;
+                    contender.release(held).await;
+                    gate.wait().await;
+                    took += began.elapsed();
+                }
+                took
+            })
+        })
+        .collect();
+    let mut longest = Duration::ZERO;
+    for task in took {
+        longest = longest.max(task.await.expect("no owner fails"));
+    }
+    grants as f64 / longest.as_secs_f64()
+}
+
 async fn own<C: Contender>(
     owner: usize,
     mut contender: C,

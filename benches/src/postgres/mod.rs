@@ -112,8 +112,8 @@ async fn hand_off(said: &str, url: &str) {
     let (mut polled, mut polled_hand_off, mut polled_fairness) = (vec![], vec![], vec![]);
     let (mut hand_offs, mut notifications) = (Times::default(), Times::default());
     for _ in 0..ROUNDS {
-        let one = Raw::notifications(url, 300, 0).await;
-        let notified = Raw::notifications(url, 300, 7).await;
+        let one = Raw::notifications(url, 300, 0, workload.hold).await;
+        let notified = Raw::notifications(url, 300, 7, workload.hold).await;
         let ours = contend::run(contend::ours(url, "bench-postgres", 8, 8).await, workload).await;
         let blocking = connections(url, 8).await.into_iter().map(Blocking).collect();
         let blocking = contend::run(blocking, workload).await;
@@ -138,6 +138,28 @@ async fn hand_off(said: &str, url: &str) {
     row("hand-off p50 / that of those who poll", median(polled_hand_off), "x", "");
     row("least/most grants of an owner", median(fairness), "", "");
     row("least/most grants of an owner who polls", median(polled_fairness), "", "");
+    crowds(said, url).await;
+}
+
+/// Crowds that come at once, each of 8 owners for one turn, as the processes of a job on several hosts do.
+async fn crowds(said: &str, url: &str) {
+    title(&format!(
+        "PostgreSQL, {said}: 8 owners come at once for a turn of 1 ms each (5 rounds of 20 crowds)"
+    ));
+    let (mut blocked, mut polled, mut all_ours) = (vec![], vec![], vec![]);
+    for _ in 0..ROUNDS {
+        let ours = contend::crowds(contend::ours(url, "bench-crowds", 8, 8).await, EAGER.hold).await;
+        let blocking = connections(url, 8).await.into_iter().map(Blocking).collect();
+        let blocking = contend::crowds(blocking, EAGER.hold).await;
+        let polling = connections(url, 8).await.into_iter().map(Polling).collect();
+        let polling = contend::crowds(polling, EAGER.hold).await;
+        all_ours.push(ours);
+        blocked.push(ours / blocking);
+        polled.push(ours / polling);
+    }
+    row("grants/s", median(all_ours), "", "");
+    row("grants/s / pg_advisory_lock", median(blocked), "x", "");
+    row("grants/s / pg_try_advisory_lock polled at 10 ms", median(polled), "x", "goal >= 3");
 }
 
 /// Hand-offs with few and with many waiters behind them: what a waiter costs those in front of it.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use crate::contend::Contender;
+use crate::contend::{Contender, pause};
 use crate::statistics::Times;
 
 /// The key of the session lock.
@@ -83,8 +83,9 @@ impl Raw {
     }
 
     /// How long it takes from the request to notify until another connection has heard it, while as many
-    /// `others` listen for something else.
-    pub(crate) async fn notifications(url: &str, count: usize, others: usize) -> Times {
+    /// `others` listen for something else. There is a pause before each request, as between hand-offs: a
+    /// processor that has slept takes longer.
+    pub(crate) async fn notifications(url: &str, count: usize, others: usize, rest: Duration) -> Times {
         let (teller, mut listener) = (Raw::connect(url).await, Raw::connect(url).await);
         listener.run("LISTEN bench_told").await;
         let others = connections(url, others).await;
@@ -93,6 +94,7 @@ impl Raw {
         }
         let mut times = Times::default();
         for _ in 0..count {
+            pause(rest).await;
             let began = Instant::now();
             teller.typed("SELECT pg_notify('bench_told', $1::text)", 7).await;
             let heard = listener.notified.recv().await.expect("the connection lives");

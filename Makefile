@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := quick
 
 .PHONY: help test alone quick tools lint page python peers recipes schedules mutants loaded faults versions \
-	format bench wheel clean
+	format bench wheel clean part-faults part-computing
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -49,16 +49,22 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	$(PART) "tests" python3 scripts/tests.py
 	$(PART) "page" env BUILT=yes sh scripts/page.sh
-	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
-	$(PART) "schedules" $(MAKE) schedules
-	# The same faults in the same order every time. `make faults` without a seed finds others.
+	$(MAKE) -j 2 --output-sync=target part-faults part-computing
+	$(PART) "Python" sh scripts/python.sh test built
+	@cat $(PARTS)
+
+# The same faults in the same order every time. `make faults` without a seed finds others.
+part-faults:
 	$(PART) "faults" $(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes \
 		LINKS=$$(unshare --net true 2>/dev/null || unshare --map-root-user --net true 2>/dev/null || \
 			echo --links-optional) \
 		TRACING=--tracing-optional
-	$(PART) "each store alone" $(MAKE) alone
-	$(PART) "Python" sh scripts/python.sh test built
-	@cat $(PARTS)
+
+# What only computes takes what is left of the processors beside the faults, which wait half of their time.
+part-computing:
+	$(PART) "tests of the documentation" nice -n 19 cargo test --locked --workspace --doc
+	$(PART) "schedules" nice -n 19 $(MAKE) schedules
+	$(PART) "each store alone" nice -n 19 $(MAKE) alone
 
 alone: ## Check the library with no store, and with each store or other feature alone.
 	cargo check --locked -p globallock --no-default-features

@@ -1,12 +1,11 @@
 #!/bin/sh
 # Compares the library's public API, with all features, with scripts/api/globallock.txt; `sh scripts/api.sh
 # update` writes that.
-# rustdoc's JSON has no stable form yet, hence RUSTC_BOOTSTRAP, and a target directory of its own.
+# rustdoc's JSON has no stable form yet, hence scripts/api/rustdoc.sh.
 set -eu
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-target}/api
-RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$target cargo rustdoc --locked --quiet --lib --all-features \
-    -p globallock -- \
+target=${CARGO_TARGET_DIR:-target}
+RUSTDOC="$PWD/scripts/api/rustdoc.sh" cargo rustdoc --locked --quiet --lib --all-features -p globallock -- \
     -Zunstable-options --output-format json
 api=scripts/api/globallock.txt
 now=$target/globallock.txt

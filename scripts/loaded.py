@@ -23,6 +23,8 @@ from pathlib import Path
 import programs
 
 RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", programs.ROOT / "target")).resolve() / "loaded"
+#: How many tests of each program run at a time.
+THREADS = 4
 
 
 def main():
@@ -70,7 +72,7 @@ def lane(runs, commit):
             return
         output = RESULTS / f"{round_}.{Path(file).name}"
         began = time.monotonic()
-        status, failed = programs.run(file, directory, output)
+        status, failed = programs.run(file, directory, output, THREADS)
         result = {
             "commit": commit,
             "round": round_,

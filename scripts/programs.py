@@ -21,15 +21,14 @@ def built():
             yield message["target"]["name"], message["executable"], Path(message["manifest_path"]).parent
 
 
-def run(file, directory, output):
-    """Runs a test program, with its output in a file. Gives its exit status, and the names of tests that
-    failed."""
+def run(file, directory, output, threads):
+    """Runs a test program, with so many tests at a time, and its output in a file. Gives its exit status, and
+    the names of tests that failed."""
     with output.open("wb") as written:
         status = subprocess.run(
             ["python3", ROOT / "scripts" / "limited.py", file],
             cwd=directory,
-            # More threads than processors: the tests wait far more than they compute.
-            env=os.environ | {"RUST_TEST_THREADS": "4"},
+            env=os.environ | {"RUST_TEST_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=subprocess.STDOUT,

@@ -18,6 +18,8 @@ import programs
 BUSY = "conformance"
 #: Those that take longest, which begin: a long one that began last would run alone.
 LONGEST = "cli redis crowds scenarios zookeeper etcd custom_store mutants model hostile".split()
+#: How many tests of each run at a time: in all more than there are processors, because most wait.
+THREADS = 3
 #: How many lines are repeated of what failed tests said.
 SAID = 60
 
@@ -60,7 +62,7 @@ def lane(waiting, failures, output):
         except IndexError:
             return
         began = time.monotonic()
-        status, failed = programs.run(file, directory, output)
+        status, failed = programs.run(file, directory, output, THREADS)
         text = output.read_text(errors="replace")
         # In one piece, so that the outputs of programs do not mix.
         print(f"{name} ({file}): {time.monotonic() - began:.0f} s{text}", flush=True)

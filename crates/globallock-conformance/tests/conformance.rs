@@ -14,9 +14,9 @@ use libtest_mimic::{Arguments, Failed};
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // The cases mostly wait, so many can run at once. With more than 16, two processors would be the
-    // bottleneck.
-    arguments.test_threads.get_or_insert(16);
+    // The cases mostly wait, so many can run at once. With more than 12, two processors would be the
+    // bottleneck, and a store be silent for a lease when several crowds come at once.
+    arguments.test_threads.get_or_insert(12);
     let wanted = |kind: &&StoreKind| {
         // A filter that begins with no store's name may be about all of them.
         let of_one = |filter: &String| {

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod etcd;
 mod library;
 pub mod peers;
+mod ports;
 pub mod postgres;
 pub mod redis;
 pub mod strace;
@@ -13,13 +14,14 @@ pub mod zookeeper;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Error, Read, Result};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+pub use self::ports::free_port;
 
 /// A group of servers that tests can break one by one.
 pub trait Cluster {
@@ -142,26 +144,6 @@ impl Drop for Process {
         // The guardian ends after the server. So the server's port and files are free afterwards.
         let _ = self.guardian.wait();
     }
-}
-
-/// A port that is free now, and that the next calls in this process do not return.
-///
-/// It is below the range of ephemeral ports, so that the kernel does not give it to a client meanwhile.
-///
-/// # Panics
-/// When no port is free.
-#[must_use]
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run at the same time begin at different ports.
-    let first = u16::try_from(std::process::id() * 97 % 12_000).unwrap_or(0);
-    for _ in 0..12_000 {
-        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free");
 }
 
 /// Waits until `ready` is true.

@@ -11,6 +11,7 @@ use globallock::queue::Permits;
 use globallock::{Eviction, Owner, Release};
 use globallock_conformance::server::redis::Redis;
 
+use crate::patient;
 use crate::times::claim;
 
 pub(crate) const LOCK: &str = "_glocks:a";
@@ -44,7 +45,7 @@ pub(crate) struct Scripts {
 impl Scripts {
     pub(crate) async fn new() -> Self {
         let server = Redis::start().unwrap();
-        let backend = globallock::connect_backend(&server.url()).await.unwrap();
+        let backend = globallock::connect_backend(&patient(&server.url())).await.unwrap();
         let (alone, shares) = (queued(MUTEX), queued(ONE_OF_TWO));
         assert_eq!(server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]), "OK");
         enqueue(&backend, &alone).await;

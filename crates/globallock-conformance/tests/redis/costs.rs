@@ -7,6 +7,7 @@ use globallock_conformance::server::redis::Redis;
 use crate::calls::{
     COUNTER, ID, MUTEX, Monitor, ONE_OF_TWO, REST, Scripts, already_waiting, enqueue, in_front, shared_by,
 };
+use crate::patient;
 use crate::scripts::{Store, queued};
 use crate::times::claim;
 
@@ -163,7 +164,7 @@ async fn a_call_reads_little_more_than_the_dead_waiters_that_it_drops() {
 #[tokio::test]
 async fn a_look_costs_the_server_what_the_page_says() {
     let server = Redis::start().unwrap();
-    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    let backend = globallock::connect_backend(&patient(&server.url())).await.unwrap();
     enqueue(&backend, &claim("alone", 1, MUTEX, WaitMode::Wait)).await;
     enqueue(&backend, &claim("shared", 2, ONE_OF_TWO, WaitMode::Wait)).await;
     server.cli(&["SET", "_glocks:foreign", "1"]);

@@ -31,7 +31,7 @@ mod wire;
 use std::time::Duration;
 
 use globallock::LockManager;
-use globallock_conformance::fixtures::{connect_for, queue_is};
+use globallock_conformance::fixtures::{connect_for, patient, queue_is};
 use globallock_conformance::proxy::Proxy;
 use globallock_conformance::server::redis::Redis;
 

@@ -22,7 +22,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) async fn new() -> Self {
         let server = Redis::start().unwrap();
-        let backend = globallock::connect_backend(&server.url()).await.unwrap();
+        let backend = globallock::connect_backend(&crate::patient(&server.url())).await.unwrap();
         Store { server, backend }
     }
 

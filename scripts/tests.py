@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs every test program once, several at a time but for the one that is busy enough alone.
+"""Runs every test program once: those that are busy enough alone, then the others, several at a time.
 
 What failed is named once more at the end, with what it said, where it is found even if only the last lines of
 the output are kept."""
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import programs
 
-#: Its cases run side by side already.
-BUSY = "conformance"
+#: What needs the machine for itself: many cases side by side, crowds of thousands, and stores that fail while
+#: others must not.
+BUSY = "conformance crowds scenarios".split()
 #: Those that take longest, which begin: a long one that began last would run alone.
-LONGEST = "cli redis crowds scenarios zookeeper etcd custom_store mutants model hostile".split()
-#: How many tests of each run at a time: in all more than there are processors, because most wait.
-THREADS = 3
+LONGEST = "cli redis zookeeper etcd custom_store mutants model hostile".split()
+#: How many tests run at a time in one program, and in each of several: more than there are processors, since
+#: most wait.
+ALONE, EACH = 4, 3
 #: How many lines are repeated of what failed tests said.
 SAID = 60
 
@@ -32,13 +34,15 @@ def main():
     lanes = parser.parse_args().lanes
     order = {name: number for number, name in enumerate(LONGEST)}
     built = sorted(programs.built(), key=lambda program: order.get(program[0], len(order)))
-    busy = collections.deque(program for program in built if program[0] == BUSY)
-    waiting = collections.deque(program for program in built if program[0] != BUSY)
+    busy = collections.deque(program for program in built if program[0] in BUSY)
+    waiting = collections.deque(program for program in built if program[0] not in BUSY)
     failures = []
     with tempfile.TemporaryDirectory() as outputs:
         outputs = [Path(outputs) / f"{number}" for number in range(lanes)]
-        lane(busy, failures, outputs[0])
-        threads = [threading.Thread(target=lane, args=(waiting, failures, output)) for output in outputs]
+        lane(busy, ALONE, failures, outputs[0])
+        threads = [
+            threading.Thread(target=lane, args=(waiting, EACH, failures, output)) for output in outputs
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -55,14 +59,14 @@ def main():
     sys.exit(1 if failures else 0)
 
 
-def lane(waiting, failures, output):
+def lane(waiting, at_a_time, failures, output):
     while True:
         try:
             name, file, directory = waiting.popleft()
         except IndexError:
             return
         began = time.monotonic()
-        status, failed = programs.run(file, directory, output, THREADS)
+        status, failed = programs.run(file, directory, output, at_a_time)
         text = output.read_text(errors="replace")
         # In one piece, so that the outputs of programs do not mix.
         print(f"{name} ({file}): {time.monotonic() - began:.0f} s{text}", flush=True)

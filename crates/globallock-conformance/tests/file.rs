@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use globallock::{
@@ -112,13 +112,18 @@ async fn files_that_are_deleted_meanwhile_are_created_again() {
     let directory = place.path().join("locks");
     let manager = manager(&directory).await;
     let (running, path) = (Arc::new(AtomicBool::new(true)), directory.join("a"));
-    let run = Arc::clone(&running);
+    let (run, granted) = (Arc::clone(&running), Arc::new(AtomicUsize::new(0)));
+    let grants = Arc::clone(&granted);
     let deletes = std::thread::spawn(move || {
-        let mut deleted = 0;
+        let (mut deleted, mut before) = (0, 0);
         while run.load(Ordering::SeqCst) {
-            deleted += u32::from(fs::remove_dir_all(&path).is_ok());
-            // At a random moment of the acquires and releases below.
+            // At a random moment of the acquires and releases below, each of which may take longer than this.
             std::thread::sleep(std::time::Duration::from_micros(500));
+            let now = grants.load(Ordering::SeqCst);
+            if now > before {
+                deleted += u32::from(fs::remove_dir_all(&path).is_ok());
+                before = now;
+            }
         }
         deleted
     });
@@ -127,6 +132,7 @@ async fn files_that_are_deleted_meanwhile_are_created_again() {
         for _ in 0..3000 {
             // A claim whose file is deleted while it is held is lost, and its release finds nothing.
             let guard = lock.acquire().await.expect("it is granted");
+            granted.fetch_add(1, Ordering::SeqCst);
             guard.release().await.expect("it is released");
         }
     };

@@ -231,6 +231,12 @@ def test_events_that_wait_too_long_are_left_out_and_a_warning_says_how_many(name
                 entered.set()
                 assert go_on.wait(60)
 
+    def logged():
+        return sum(record.event in ("granted", "released") for record in list(heard))
+
+    def left_out():
+        return sum(record.args[0] for record in list(heard) if record.event == "left_out")
+
     logger, handler = logging.getLogger("globallock"), Slow()
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -243,16 +249,15 @@ def test_events_that_wait_too_long_are_left_out_and_a_warning_says_how_many(name
                 with lock:
                     assert lock.is_locked
             go_on.set()
-            eventually("it is told", lambda: [record for record in heard if record.event == "left_out"])
+            # What is left out later, on a busy machine, is told by another warning.
+            eventually("each is logged or counted", lambda: logged() + left_out() == 2 * 5001)
             lockman.close()
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
         go_on.set()
-    [warning] = [record for record in heard if record.event == "left_out"]
-    assert warning.levelno == logging.WARNING
-    logged = [record for record in heard if record.event in ("granted", "released")]
-    assert len(logged) + warning.args[0] == 2 * 5001
+    assert left_out() > 0
+    assert {record.levelno for record in heard if record.event == "left_out"} == {logging.WARNING}
 
 
 def test_a_change_of_the_level_is_noticed_at_the_next_acquire(name, caplog):

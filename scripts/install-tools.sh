@@ -12,6 +12,18 @@ as_root() {
     fi
 }
 
+# Not optimised: it runs for seconds, and an optimised build takes minutes.
+build_cargo_deny() {
+    command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
+}
+cargo_deny=""
+if command -v cc >/dev/null 2>&1; then
+    # Built while the rest is installed, and waited for at the end, whatever else fails.
+    build_cargo_deny &
+    cargo_deny=$!
+    trap 'wait "$cargo_deny"' EXIT
+fi
+
 packages=""
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
@@ -87,14 +99,8 @@ if [ -n "$packages" ]; then
     done
 fi
 
-# It is waited for at the end, whatever else fails.
-cargo_deny() {
-    # Not optimised: it runs for seconds, and an optimised build takes minutes.
-    command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
-}
-cargo_deny &
-cargo_deny=$!
-trap 'wait "$cargo_deny"' EXIT
+# Without a compiler at first, it is built now.
+[ -n "$cargo_deny" ] || build_cargo_deny
 
 # redis-py and kazoo: their locks must exclude ours, and ours must exclude theirs.
 python="${CARGO_TARGET_DIR:-target}/peers/python"
@@ -111,5 +117,7 @@ if ! [ -d "$page/node_modules/playwright-core" ] || ! [ -d "$page/node_modules/a
     npm install --prefix "$page" --no-save --no-audit --no-fund --loglevel=error \
         playwright-core@1.65.1 axe-core@4.14.1 >/dev/null
 fi
-trap - EXIT
-wait "$cargo_deny"
+if [ -n "$cargo_deny" ]; then
+    trap - EXIT
+    wait "$cargo_deny"
+fi

@@ -249,15 +249,14 @@ def test_events_that_wait_too_long_are_left_out_and_a_warning_says_how_many(name
                 with lock:
                     assert lock.is_locked
             go_on.set()
-            # What is left out later, on a busy machine, is told by another warning.
             eventually("each is logged or counted", lambda: logged() + left_out() == 2 * 5001)
             lockman.close()
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
         go_on.set()
-    assert left_out() > 0
-    assert {record.levelno for record in heard if record.event == "left_out"} == {logging.WARNING}
+    [warning] = [record for record in heard if record.event == "left_out"]
+    assert warning.levelno == logging.WARNING
 
 
 def test_a_change_of_the_level_is_noticed_at_the_next_acquire(name, caplog):

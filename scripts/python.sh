@@ -73,13 +73,14 @@ interpreter() {
 }
 
 # What only the newest interpreter gets: frameworks, and what the lock tests of other packages need.
-frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl pytest-xdist
+frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl
     pytest-asyncio pytest-mock prometheus-client opentelemetry-sdk eventlet django-valkey
     fastapi httpx uvicorn rq huey dramatiq apscheduler<4 psycopg[binary] sqlalchemy
     django-pglock"
 
 # Tests the wheel in a fresh environment of one interpreter: all, or the tests that are named. Those between
-# the oldest and the newest leave out the stores that differ only below the package.
+# the oldest and the newest leave out the stores that differ only below the package. With those, half of the
+# files are tested beside the other half, because they wait most of the time.
 test_one() {
     export GLOBALLOCK_FRAMEWORKS=0 GLOBALLOCK_STORES=few
     [ "$1" = "$oldest" ] && GLOBALLOCK_STORES=all
@@ -87,8 +88,8 @@ test_one() {
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
-    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
-        django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout pytest-xdist \
+        hypothesis redis django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
     if [ "$1" = "$newest" ]; then
         # What the stubs say of the core, compared with the core.
         "$environment/bin/pip" install --quiet "mypy==2.*"
@@ -99,6 +100,7 @@ test_one() {
     fi
     cd python/tests
     shift
+    [ "$GLOBALLOCK_STORES" = few ] || set -- --numprocesses 2 --dist loadfile "$@"
     GLOBALLOCK_WHEEL=1 CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider "$@"
 }
 

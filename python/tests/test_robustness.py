@@ -46,6 +46,16 @@ class Odd:
     __str__ = __repr__
 
 
+class Other:
+    """Of no type that anything takes. What it shows is the same in every process, as names of tests are."""
+
+    def __repr__(self):
+        return "another"
+
+
+OTHER = Other()
+
+
 def manager(engine, options, **more):
     config = {"global_lock_engine_class": engine, "global_lock_engine_options": options, **more}
     return GlobalLockManager(config)
@@ -172,7 +182,7 @@ def test_paths_that_are_not_an_engine_class(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x" * 513, "a\0b", 7, None, b"a", object(), [], "\ud800", float("nan")], ids=repr
+    "name", ["", "x" * 513, "a\0b", 7, None, b"a", OTHER, [], "\ud800", float("nan")], ids=repr
 )
 def test_values_that_are_not_a_name(name):
     lockman = GlobalLockManager("memory:")
@@ -192,14 +202,14 @@ def test_values_that_are_not_a_name(name):
     assert lockman.registered_locks() == [] and lockman.names() == []
 
 
-@pytest.mark.parametrize("prefix", [7, None, b"a", object(), "\ud800"], ids=repr)
+@pytest.mark.parametrize("prefix", [7, None, b"a", OTHER, "\ud800"], ids=repr)
 def test_values_that_are_not_a_prefix(prefix):
     with refused(InvalidName):
         GlobalLockManager("memory:").names(prefix)
 
 
 DAY = datetime.timedelta(1)
-NOT_TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, object(), b"1", -DAY, 1j]
+NOT_TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, OTHER, b"1", -DAY, 1j]
 
 
 @pytest.mark.parametrize("option", ["timeout", "blocking_timeout", "lock_ttl"])
@@ -230,7 +240,7 @@ def test_times_may_be_timedeltas():
             assert next(changes).name == "a"
 
 
-@pytest.mark.parametrize("value", ["x", -1, 2**32, 10**40, None, [], float("nan"), 1.5, object()], ids=repr)
+@pytest.mark.parametrize("value", ["x", -1, 2**32, 10**40, None, [], float("nan"), 1.5, OTHER], ids=repr)
 def test_values_that_are_not_permits(value):
     lockman = GlobalLockManager("memory:")
     with refused(InvalidOption):

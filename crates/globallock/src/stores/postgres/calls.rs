@@ -22,7 +22,7 @@ const SCHEMA: &str = include_str!("sql/schema.sql");
 const USERS: [&str; 2] = [include_str!("sql/fence.sql"), include_str!("sql/transaction.sql")];
 
 /// What is the same in several blocks. Each may contain those that come after it.
-const PARTS: [(&str, &str); 12] = [
+const PARTS: [(&str, &str); 14] = [
     ("{begin}", include_str!("sql/begin.sql")),
     ("{durable}", include_str!("sql/durable.sql")),
     ("{queue}", include_str!("sql/queue.sql")),
@@ -45,6 +45,9 @@ const PARTS: [(&str, &str); 12] = [
          ELSE concat_ws(' ', replace(c.id::text, '-', ''), c.number, <ms>c.expires</ms>, \
          coalesce(<ms>c.ends</ms>, 0), c.key) END",
     ),
+    // The least number that may be drawn at a time: see `draw.sql`.
+    ("<least>", "extract(epoch FROM "),
+    ("</least>", ") * 1000000 - 100000"),
     // A time in milliseconds, rounded down.
     ("<ms>", "floor(extract(epoch FROM "),
     ("</ms>", ") * 1000)::bigint"),
@@ -199,15 +202,16 @@ impl Calls {
 }
 
 impl Block {
-    /// The function of this block.
+    /// The function of this block, which is within another one: PostgreSQL 13 does not return from a function
+    /// whose outermost block is left by its label.
     fn function(&self) -> String {
         let arguments = self.arguments.iter().map(|(name, kind)| format!("{name} {kind}, "));
         format!(
             "CREATE OR REPLACE FUNCTION {{schema}}.{}({}OUT answer text)\nLANGUAGE plpgsql\nAS \
-             $call$\n<<call>>\n{}$call$;\n\n",
+             $call$\nBEGIN\n<<call>>\n{};\nEND\n$call$;\n\n",
             self.name,
             arguments.collect::<String>(),
-            self.body
+            self.body.trim_end()
         )
     }
 

@@ -2,11 +2,11 @@
     -- of a second, so that it rises too where the sequence is an old one: after a failover to a replica that
     -- lags, or a restored backup.
     drawn := nextval('{schema}.numbers');
-    IF drawn < extract(epoch FROM at) * 1000000 - 100000 THEN
+    IF drawn < <least>at</least> THEN
         -- One at a time, because a sequence must never be set back.
         PERFORM pg_advisory_xact_lock(hashtextextended('{schema}.numbers', 7310));
         drawn := nextval('{schema}.numbers');
-        IF drawn < extract(epoch FROM clock_timestamp()) * 1000000 - 100000 THEN
+        IF drawn < <least>clock_timestamp()</least> THEN
             drawn := setval('{schema}.numbers', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
         END IF;
     END IF;

@@ -9,7 +9,7 @@ BEGIN
             SELECT drawn, claim, k, weight, cap, channel, lease_ms, max_hold_ms, at,
                 at + lease_ms * interval '1 millisecond', who, at, at + max_hold_ms * interval '1 millisecond'
             FROM (SELECT nextval('{schema}.numbers') AS drawn, clock_timestamp() AS at OFFSET 0) AS next
-            WHERE drawn >= extract(epoch FROM at) * 1000000 - 100000
+            WHERE drawn >= <least>at</least>
                 AND NOT EXISTS (SELECT FROM {schema}.claims WHERE key = k)
             RETURNING concat_ws(' ', 'held', number, lease, coalesce(max_hold::text, '-')) INTO answer;
     END IF;

@@ -27,6 +27,9 @@ const BATCH: usize = 256;
 const BATCHES_UNDER_WAY: usize = 8;
 /// How much earlier than due a claim may be renewed together with others.
 const TOGETHER: Duration = Duration::from_millis(10);
+/// How long the task still looks once after the last claim has gone, so that the next one need not wake it:
+/// between a release and the next acquire, a task that is woken costs another thread's attention.
+const LINGERS: Duration = Duration::from_millis(250);
 /// The bounds of the pause after a renewal that failed.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -56,6 +59,8 @@ struct State {
     ready_waiting: VecDeque<ClaimId>,
     /// Until when the task sleeps. A claim that is due earlier must wake it.
     sleeps_until: Option<Instant>,
+    /// Whether a claim was tracked since the task last looked.
+    is_busy: bool,
     closed: bool,
 }
 
@@ -107,6 +112,7 @@ impl Renewer {
             state.due.remove(&(before.due, hold.claim.id));
         }
         state.due.insert((due, hold.claim.id));
+        state.is_busy = true;
         let wake = state.sleeps_until.is_none_or(|until| due < until);
         drop(state);
         if wake {
@@ -205,6 +211,12 @@ impl State {
         lost
     }
 
+    /// When the task looks again at the latest.
+    fn next_look(&mut self, now: Instant) -> Option<Instant> {
+        let lingers = std::mem::take(&mut self.is_busy).then(|| now + LINGERS);
+        self.due.first().map(|(due, _)| *due).or(lingers)
+    }
+
     /// Makes every renewal due now that is not under way.
     fn all_due(&mut self, now: Instant) {
         let waiting = self.tracked.iter().filter(|(_, tracked)| tracked.renew_at.is_some());
@@ -287,7 +299,7 @@ impl Task {
                         under_way.push(self.renewal(batch));
                     }
                 }
-                state.sleeps_until = state.due.first().map(|(due, _)| *due);
+                state.sleeps_until = state.next_look(now());
                 (lost, state.sleeps_until, state.closed && state.tracked.is_empty())
             };
             for hold in lost {

@@ -67,10 +67,11 @@ part-computing:
 	$(PART) "each store alone" nice -n 19 $(MAKE) alone
 
 alone: ## Check the library with no store, and with each store or other feature alone.
-	cargo check --locked -p globallock --no-default-features
+	cargo clippy --locked -p globallock --no-default-features -- -D warnings
 	set -e; stores=$$(sed -n 's/^default = //p' crates/globallock/Cargo.toml | tr -d '[]",'); \
 		for feature in $$stores metrics opentelemetry; do \
-			cargo check --locked -p globallock --no-default-features --features $$feature; done
+			cargo clippy --locked -p globallock --no-default-features --features $$feature -- -D warnings; \
+		done
 
 page: tools ## Test the page of `globallock serve` in headless Chromium (PICTURES=docs/pictures renews those).
 	BUILT=$(BUILT) PICTURES=$(PICTURES) sh scripts/page.sh

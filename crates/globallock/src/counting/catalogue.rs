@@ -9,8 +9,13 @@ use crate::observe::{Answer, NotGranted};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metric {
     /// Its name in Prometheus.
+    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "the other adapter has another name"))]
     pub(crate) prometheus: &'static str,
     /// Its name in OpenTelemetry.
+    #[cfg_attr(
+        not(feature = "opentelemetry"),
+        expect(dead_code, reason = "the other adapter has another name")
+    )]
     pub(crate) opentelemetry: &'static str,
     /// What it is.
     pub(crate) help: &'static str,

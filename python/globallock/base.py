@@ -432,13 +432,20 @@ def _given(**options: Any) -> "dict[str, Any]":
 def _import(path: Any) -> Any:
     if isinstance(path, type):
         return path
+    module, _, name = str(path).rpartition(".")
     try:
-        module, _, name = str(path).rpartition(".")
         found = getattr(importlib.import_module(module), name)
         if callable(found):
             return found
         cause: Optional[Exception] = None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         cause = error
-    meant = suggestion(path, ENGINE_CLASSES)
-    raise GlobalLockClassNotFoundException(f"global lock class {path} is NOT found...{meant}") from cause
+    why = f": {cause}" if _is_broken(module, cause) else suggestion(path, ENGINE_CLASSES)
+    raise GlobalLockClassNotFoundException(f"global lock class {path} is NOT found...{why}") from cause
+
+
+def _is_broken(module: str, cause: Optional[Exception]) -> bool:
+    """Whether a module is there, but cannot be imported."""
+    if isinstance(cause, ModuleNotFoundError):
+        return not f"{module}.".startswith(f"{cause.name}.")
+    return isinstance(cause, ImportError)

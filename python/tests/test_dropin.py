@@ -3,6 +3,7 @@
 import gc
 import logging
 import pickle
+import sys
 import threading
 
 import globallock
@@ -148,6 +149,15 @@ def test_an_engine_that_does_not_exist():
         GlobalLockManager({"global_lock_engine_class": "nowhere.Nothing"})
     assert "nowhere.Nothing is NOT found" in str(raised.value)
     assert raised.value.args == (210103001, "分布锁类未定义")
+
+
+@pytest.mark.parametrize("broken", ["import no_such_driver", "from json import no_such_thing"])
+def test_an_engine_whose_module_cannot_be_imported_says_why(broken, tmp_path, monkeypatch):
+    (tmp_path / "broken_engine.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_engine", raising=False)
+    with pytest.raises(GlobalLockClassNotFoundException, match="broken_engine.Lock is NOT found.*no_such"):
+        GlobalLockManager({"global_lock_engine_class": "broken_engine.Lock"})
 
 
 class Own(GlobalLockImplementationBase):

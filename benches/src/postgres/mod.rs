@@ -115,10 +115,8 @@ async fn hand_off(said: &str, url: &str) {
         let one = Raw::notifications(url, 300, 0, workload.hold).await;
         let notified = Raw::notifications(url, 300, 7, workload.hold).await;
         let ours = contend::run(contend::ours(url, "bench-postgres", 8, 8).await, workload).await;
-        let blocking = connections(url, 8).await.into_iter().map(Blocking).collect();
-        let blocking = contend::run(blocking, workload).await;
-        let polling = connections(url, 8).await.into_iter().map(Polling).collect();
-        let polling = contend::run(polling, workload).await;
+        let blocking = contend::run(owners(url, Blocking).await, workload).await;
+        let polling = contend::run(owners(url, Polling).await, workload).await;
         told.push(ours.hand_offs.median() / notified.median());
         alone.push(ours.hand_offs.median() / one.median());
         blocked.push(ours.hand_offs.median() / blocking.hand_offs.median());
@@ -141,6 +139,11 @@ async fn hand_off(said: &str, url: &str) {
     crowds(said, url).await;
 }
 
+/// Owners on a connection each.
+async fn owners<Owner>(url: &str, owner: fn(Raw) -> Owner) -> Vec<Owner> {
+    connections(url, EAGER.owners).await.into_iter().map(owner).collect()
+}
+
 /// Crowds that come at once, each of 8 owners for one turn, as the processes of a job on several hosts do.
 async fn crowds(said: &str, url: &str) {
     title(&format!(
@@ -149,10 +152,8 @@ async fn crowds(said: &str, url: &str) {
     let (mut blocked, mut polled, mut all_ours) = (vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         let ours = contend::crowds(contend::ours(url, "bench-crowds", 8, 8).await, EAGER.hold).await;
-        let blocking = connections(url, 8).await.into_iter().map(Blocking).collect();
-        let blocking = contend::crowds(blocking, EAGER.hold).await;
-        let polling = connections(url, 8).await.into_iter().map(Polling).collect();
-        let polling = contend::crowds(polling, EAGER.hold).await;
+        let blocking = contend::crowds(owners(url, Blocking).await, EAGER.hold).await;
+        let polling = contend::crowds(owners(url, Polling).await, EAGER.hold).await;
         all_ours.push(ours);
         blocked.push(ours / blocking);
         polled.push(ours / polling);
@@ -164,41 +165,45 @@ async fn crowds(said: &str, url: &str) {
 
 /// Hand-offs with few and with many waiters behind them: what a waiter costs those in front of it.
 async fn waiters(said: &str, url: &str) {
-    title(&format!("PostgreSQL, {said}: hand-offs with 10 and with 10000 waiters on one name"));
+    title(&format!("PostgreSQL, {said}: hand-offs with 10 to 60 and with 10000 waiters on one name"));
     let mut medians = vec![];
-    for crowd in [10, 10_000] {
-        let name = format!("bench-crowd-{crowd}");
+    for crowd in [60, 10_000] {
         let manager = LockManager::connect(url).await.expect("the server is there");
-        let first = manager.mutex(&name).acquire().await.expect("the lock is free");
-        let lock = manager.mutex(&name);
-        let tasks: Vec<_> = (0..crowd)
-            .map(|_| {
-                let lock = lock.clone();
-                tokio::spawn(async move {
-                    let guard = lock.acquire().await.expect("it is granted");
-                    (Instant::now(), guard)
-                })
-            })
-            .collect();
-        while manager.inspect(&name).await.expect("it is listed").len() <= crowd {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let (mut hand_offs, mut tasks) =
-            (Times::default(), tasks.into_iter().collect::<FuturesUnordered<_>>());
-        let mut held = first;
-        for _ in 0..10.min(crowd) {
-            let released = Instant::now();
-            held.release().await.expect("it is held");
-            let next = tasks.next().await.expect("somebody waits");
-            let (granted, guard) = next.expect("no task fails");
-            hand_offs.push(granted.saturating_duration_since(released));
-            held = guard;
-        }
-        tasks.iter().for_each(JoinHandle::abort);
-        row(&format!("hand-off p50, {crowd} waiters"), hand_offs.median(), "us", "");
+        let hand_offs = behind(&manager, &format!("bench-crowd-{crowd}"), crowd).await;
+        row(&format!("hand-off p50, {crowd} waiters at first"), hand_offs.median(), "us", "");
         medians.push(hand_offs.median());
-        drop(held);
         manager.close().await;
     }
-    row("with 10000 / with 10", medians[1] / medians[0], "x", "flat: about 1");
+    row("with 10000 / with 10 to 60", medians[1] / medians[0], "x", "flat: about 1");
+}
+
+/// The times of 50 hand-offs, after one that is not counted, with a crowd behind the first holder.
+async fn behind(manager: &LockManager, name: &str, crowd: usize) -> Times {
+    let lock = manager.mutex(name);
+    let mut held = lock.acquire().await.expect("the lock is free");
+    let mut tasks: FuturesUnordered<_> = (0..crowd)
+        .map(|_| {
+            let lock = lock.clone();
+            tokio::spawn(async move {
+                let guard = lock.acquire().await.expect("it is granted");
+                (Instant::now(), guard)
+            })
+        })
+        .collect();
+    while manager.inspect(name).await.expect("it is listed").len() <= crowd {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut hand_offs = vec![];
+    for _ in 0..=50 {
+        let released = Instant::now();
+        held.release().await.expect("it is held");
+        let next = tasks.next().await.expect("somebody waits");
+        let (granted, guard) = next.expect("no task fails");
+        hand_offs.push(granted.saturating_duration_since(released));
+        held = guard;
+    }
+    tasks.iter().for_each(JoinHandle::abort);
+    let mut times = Times::default();
+    hand_offs.into_iter().skip(1).for_each(|time| times.push(time));
+    times
 }

@@ -29,6 +29,26 @@ fn a_held_lock_is_renewed_three_times_per_lease() {
 }
 
 #[test]
+fn a_lock_is_renewed_in_time_however_soon_it_follows_the_last_one() {
+    in_virtual_time(async {
+        for lease in [LEASE, SECOND, SECOND * 3 / 10] {
+            for pause in [0, 1, 50, 249, 250, 251, 400] {
+                let fixture = Fixture::new();
+                let lock = fixture.owner.mutex("a").lease(lease);
+                lock.acquire().await.unwrap().release().await.unwrap();
+                sleep(MILLISECOND * pause).await;
+                let guard = lock.acquire().await.unwrap();
+                let granted = now();
+                sleep(lease * 2).await;
+                let renewed = fixture.store.requests(Verb::Renew)[0].duration_since(granted);
+                assert!(renewed <= lease / 3, "{lease:?}, {pause} ms: {renewed:?}");
+                assert!(guard.is_held());
+            }
+        }
+    });
+}
+
+#[test]
 fn a_waiting_claim_is_renewed_three_times_per_lease_and_outlives_it() {
     in_virtual_time(async {
         let fixture = Fixture::new();

@@ -71,6 +71,11 @@ impl Pair {
             self.servers[old].shut_down()?;
         } else {
             self.servers[new].sql("ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()");
+            let is_cut_off = || {
+                self.servers[new].sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0"
+                    && self.servers[old].sql("SELECT count(*) FROM pg_stat_replication") == "0"
+            };
+            wait_ready("the cut to the replica", &self.servers[new].log(), is_cut_off)?;
             meanwhile();
             let written = self.servers[old].sql("SELECT pg_current_wal_lsn()");
             let received = "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())";

@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := quick
 
 .PHONY: help test alone quick tools lint page python peers recipes schedules mutants loaded faults versions \
-	format bench wheel clean part-faults part-computing
+	format bench wheel clean part-faults part-computing lint-rust lint-python
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -44,7 +44,7 @@ help: ## List the targets.
 test: ## Install what the tests need, then run every check and every test (what CI runs).
 	@mkdir -p $(TARGET) && : >$(PARTS)
 	$(PART) "tools" $(MAKE) tools
-	$(PART) "format, lints, documentation" $(MAKE) lint
+	$(PART) "format, lints, documentation" $(MAKE) -j 2 --output-sync=target lint
 	$(PART) "the oldest Rust" sh scripts/msrv.sh
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	$(PART) "tests" python3 scripts/tests.py
@@ -121,7 +121,9 @@ quick: ## Run the unit tests and the conformance suite on the stores that need n
 tools: ## Install the servers and peers that the tests start (apt, pip, cargo; only what is missing).
 	sh scripts/install-tools.sh
 
-lint: ## Check format, lints, documentation, alerts, licences and sources.
+lint: lint-rust lint-python ## Check format, lints, documentation, alerts, licences and sources.
+
+lint-rust:
 	cargo fmt --all --check
 	sh scripts/lines.sh
 	sh scripts/api.sh
@@ -129,6 +131,8 @@ lint: ## Check format, lints, documentation, alerts, licences and sources.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	sh scripts/deny.sh
+
+lint-python:
 	sh scripts/python.sh lint
 
 format: ## Format the code.

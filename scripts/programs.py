@@ -21,12 +21,12 @@ def built():
             yield message["target"]["name"], message["executable"], Path(message["manifest_path"]).parent
 
 
-def run(file, directory, output, threads):
+def run(file, directory, output, threads, niceness=0):
     """Runs a test program, with so many tests at a time, and its output in a file. Gives its exit status, and
     the names of tests that failed."""
     with output.open("wb") as written:
         status = subprocess.run(
-            ["python3", ROOT / "scripts" / "limited.py", file],
+            ["nice", "-n", str(niceness), "python3", ROOT / "scripts" / "limited.py", file],
             cwd=directory,
             env=os.environ | {"RUST_TEST_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Runs every test program once: those that are busy enough alone, then the others, several at a time.
+Those that only compute take what is left of the processors beside the first ones.
 
 What failed is named once more at the end, with what it said, where it is found even if only the last lines of
 the output are kept."""
 
 import argparse
 import collections
+import concurrent.futures
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import programs
 #: What needs the machine for itself: many cases side by side, crowds of thousands, and stores that fail while
 #: others must not.
 BUSY = "conformance crowds scenarios".split()
+#: What waits for nothing.
+COMPUTING = "model choices".split()
 #: Those that take longest, which begin: a long one that began last would run alone.
-LONGEST = "cli redis zookeeper etcd custom_store mutants model hostile".split()
+LONGEST = "cli redis zookeeper etcd custom_store mutants hostile".split()
 #: How many tests run at a time in one program, and in each of several: more than there are processors, since
 #: most wait.
 ALONE, EACH = 4, 3
@@ -34,23 +37,14 @@ def main():
     lanes = parser.parse_args().lanes
     order = {name: number for number, name in enumerate(LONGEST)}
     built = sorted(programs.built(), key=lambda program: order.get(program[0], len(order)))
-    busy = collections.deque(program for program in built if program[0] in BUSY)
-    waiting = collections.deque(program for program in built if program[0] not in BUSY)
+    busy, computing, waiting = (collections.deque() for _ in range(3))
+    for program in built:
+        kind = busy if program[0] in BUSY else computing if program[0] in COMPUTING else waiting
+        kind.append(program)
     failures = []
-    with tempfile.TemporaryDirectory() as outputs:
-        outputs = [Path(outputs) / f"{number}" for number in range(lanes)]
-        lane(busy, ALONE, failures, outputs[0])
-        threads = [
-            threading.Thread(target=lane, args=(waiting, EACH, failures, output)) for output in outputs
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        finally:
-            # After an interrupt, those that run end, and no other begins.
-            waiting.clear()
+    with tempfile.TemporaryDirectory() as directory:
+        run_all([(busy, ALONE, 0), (computing, ALONE, 19)], failures, Path(directory))
+        run_all([(waiting, EACH, 0)] * lanes, failures, Path(directory))
     if failures:
         print("failed tests:")
         for failed, _ in failures:
@@ -59,14 +53,31 @@ def main():
     sys.exit(1 if failures else 0)
 
 
-def lane(waiting, at_a_time, failures, output):
+def run_all(lanes, failures, directory):
+    """Runs programs in lanes: of each those that wait, how many tests of one run at a time, and how nice it
+    is."""
+    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+        runs = [
+            pool.submit(run_lane, *lane, failures, directory / f"{number}")
+            for number, lane in enumerate(lanes)
+        ]
+        try:
+            for run in runs:
+                run.result()
+        finally:
+            # After an interrupt, those that run end, and no other begins.
+            for waiting, *_ in lanes:
+                waiting.clear()
+
+
+def run_lane(waiting, at_a_time, niceness, failures, output):
     while True:
         try:
             name, file, directory = waiting.popleft()
         except IndexError:
             return
         began = time.monotonic()
-        status, failed = programs.run(file, directory, output, at_a_time)
+        status, failed = programs.run(file, directory, output, at_a_time, niceness)
         text = output.read_text(errors="replace")
         # In one piece, so that the outputs of programs do not mix.
         print(f"{name} ({file}): {time.monotonic() - began:.0f} s{text}", flush=True)

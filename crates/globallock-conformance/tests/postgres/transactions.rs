@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use globallock::LockManager;
+use globallock::{Error, LockManager, Release};
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::server::postgres::{Pooler, Postgres};
 use tokio::time::timeout;
@@ -47,10 +47,10 @@ async fn managers_wait_for_transactions(server: &Postgres, url: &str) {
         let token = session.lock("a", "0").await.expect("nobody has it");
         assert!(manager.mutex("a").try_acquire().await.unwrap().is_none(), "{end:?}");
         let waiter = waits(&manager, "a");
-        queue_is(&manager, "a", 0, 1).await;
+        queue_is(&manager, "a", 1, 1).await;
         // Whoever waits keeps others waiting for the transaction too.
         let behind = waits(&manager, "a");
-        queue_is(&manager, "a", 0, 2).await;
+        queue_is(&manager, "a", 1, 2).await;
         match end {
             End::Commit => session.run("COMMIT").await,
             End::Rollback => session.run("ROLLBACK").await,
@@ -75,14 +75,14 @@ async fn transactions_wait_for_managers(server: &Postgres, url: &str) {
     let waiting = waits_in_transaction(session, "NULL");
     are_in(server, CALL, 1).await;
     let waiter = waits(&manager, "a");
-    queue_is(&manager, "a", 1, 1).await;
-    let behind = waits(&manager, "a");
     queue_is(&manager, "a", 1, 2).await;
+    let behind = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 3).await;
     let earlier = guard.fencing_token();
     guard.release().await.unwrap();
     let (session, token) = timeout(SOON, waiting).await.expect("it has the lock soon").unwrap();
     assert!(token > earlier, "{token} after {earlier}");
-    queue_is(&manager, "a", 0, 2).await;
+    queue_is(&manager, "a", 1, 2).await;
     session.run("COMMIT").await;
     // They have joined before the transaction had its token.
     let second = timeout(SOON, waiter).await.expect("nobody has it").unwrap().unwrap();
@@ -179,7 +179,7 @@ async fn a_reader_that_waits_for_a_transaction_is_granted_once_that_has_given_up
         are_in(&server, CALL, 1).await;
         let lock = manager.rwlock("a").read();
         let second = tokio::spawn(async move { lock.acquire().await });
-        queue_is(&manager, "a", 1, 1).await;
+        queue_is(&manager, "a", 1, 2).await;
         let second = timeout(SOON, second).await.expect("it fits").unwrap().unwrap();
         assert_eq!(waiting.await.unwrap().1, 0, "the first reader never left");
         reader.release().await.unwrap();
@@ -257,4 +257,62 @@ async fn crowds_of_both_kinds_take_turns_and_tokens_rise() {
     while let Some(ended) = owners.join_next().await {
         ended.unwrap();
     }
+}
+
+#[tokio::test]
+async fn onlookers_see_transactions_and_end_them() {
+    let server = Postgres::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let session = Session::begin(&server.url()).await;
+    session.run("SET application_name = 'migration'").await;
+    let backend = session.value("SELECT pg_backend_pid()").await.unwrap().unwrap();
+    assert!(session.lock("a", "0").await.is_some());
+    let next = waits_in_transaction(Session::begin(&server.url()).await, "NULL");
+    are_in(&server, CALL, 1).await;
+    let waiter = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 2).await;
+    let queue = manager.inspect("a").await.unwrap();
+    let label = format!("transaction of app, backend {backend}, migration");
+    assert_eq!(queue[0].owner.label.as_ref(), Some(&label));
+    assert_eq!(queue[0].owner.host, "127.0.0.1");
+    assert!(queue[0].age.is_some() && queue[0].expires_in.is_none());
+    let seen: Vec<_> = queue.iter().map(|entry| (entry.held, entry.id.is_some())).collect();
+    assert_eq!(seen, [(true, false), (false, false), (false, true)]);
+    assert_eq!(manager.inspect("b").await.unwrap(), []);
+
+    assert_eq!(manager.evict("a", &queue[0].key, "it hangs").await.unwrap(), Release::Released);
+    assert!(session.value("SELECT 1").await.is_err(), "its session has ended");
+    assert_eq!(manager.evict("a", &queue[0].key, "it hangs").await.unwrap(), Release::NotHeld);
+    let (_session, token) = timeout(SOON, next).await.unwrap().unwrap();
+    assert!(token > 0);
+    let queue = manager.inspect("a").await.unwrap();
+    assert!(queue[0].held && !queue[1].held, "{queue:?}");
+    assert_eq!(manager.evict("b", &queue[0].key, "of another name").await.unwrap(), Release::NotHeld);
+    assert_eq!(manager.evict("a", &queue[0].key, "it hangs").await.unwrap(), Release::Released);
+    let guard = timeout(SOON, waiter).await.expect("nobody has it").unwrap().unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_that_nobody_may_or_can_end_is_refused_with_the_reason() {
+    let server = Postgres::start_with(&["max_prepared_transactions=1"]).unwrap();
+    let manager = manager(&server.url()).await;
+    let refused = async || {
+        let queue = manager.inspect("a").await.unwrap();
+        assert!(queue[0].held, "{queue:?}");
+        let owner = queue[0].owner.to_string();
+        (manager.evict("a", &queue[0].key, "it hangs").await.expect_err(&owner), owner)
+    };
+    server.sql("CREATE ROLE other LOGIN SUPERUSER PASSWORD 'p'");
+    let session = Session::begin(&format!("postgres://other:p@127.0.0.1:{}/app", server.port())).await;
+    assert!(session.lock("a", "0").await.is_some());
+    let (error, owner) = refused().await;
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+    assert!(owner.contains("transaction of other, "), "{owner}");
+    session.run("PREPARE TRANSACTION 'two'").await;
+    let (error, owner) = refused().await;
+    assert!(error.to_string().contains("ROLLBACK PREPARED"), "{error}");
+    assert!(owner.contains("prepared transaction"), "{owner}");
+    session.run("ROLLBACK PREPARED 'two'").await;
+    assert_eq!(manager.inspect("a").await.unwrap(), []);
 }

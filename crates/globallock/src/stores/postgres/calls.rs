@@ -22,7 +22,7 @@ const SCHEMA: &str = include_str!("sql/schema.sql");
 const USERS: [&str; 2] = [include_str!("sql/fence.sql"), include_str!("sql/transaction.sql")];
 
 /// What is the same in several blocks. Each may contain those that come after it.
-const PARTS: [(&str, &str); 14] = [
+const PARTS: [(&str, &str); 15] = [
     ("{begin}", include_str!("sql/begin.sql")),
     ("{durable}", include_str!("sql/durable.sql")),
     ("{queue}", include_str!("sql/queue.sql")),
@@ -35,6 +35,13 @@ const PARTS: [(&str, &str); 14] = [
     // none has it before this one ends. Whoever grants a claim asks this first. A claim that would hold waits
     // then, and is told to ask again in 50 ms, because nobody tells it of the end of that transaction.
     ("{barred}", "NOT pg_try_advisory_xact_lock_shared(hashtextextended(k COLLATE \"C\", 7311))"),
+    // Which of the server's locks is that of a user's own transaction that has the lock, or asks for it.
+    (
+        "{transaction}",
+        "l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ExclusiveLock' \
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended($1 COLLATE \"C\", 7311)",
+    ),
     // What the owner of a claim is told of its grant. Where commits wait for standbys, it is told to ask: a
     // commit whose wait is cancelled, as when its client has given it up, is seen here before a standby has
     // it, and what a grant is answered is not.
@@ -169,6 +176,7 @@ pub(super) struct Calls {
     pub(super) changed: String,
     pub(super) sweep: String,
     pub(super) inspect: String,
+    pub(super) terminate: String,
     pub(super) list: String,
     pub(super) facts: String,
     pub(super) forget: String,
@@ -194,6 +202,7 @@ impl Calls {
             changed: of(CHANGED),
             sweep: of(SWEEP),
             inspect: of(INSPECT),
+            terminate: of(TERMINATE),
             list: of(LIST),
             facts: of(FACTS),
             forget: of(FORGET),
@@ -293,11 +302,27 @@ fn quoted(schema: &str) -> String {
     format!("\"{schema}\"")
 }
 
-/// The living claims of a key. What the server's clock shows is the same for all.
-const INSPECT: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at) \
+/// The living claims of a key, and behind those that hold the users' own transactions: one that has the lock,
+/// unless claims hold, and those that wait. What the server's clock shows is the same for all.
+const INSPECT: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS at), \
+    living AS MATERIALIZED (SELECT c.*, at FROM {schema}.claims c, clock \
+        WHERE key = $1 AND least(expires, ends) > at), \
+    held AS (SELECT max(number) AS last FROM living WHERE granted IS NOT NULL) \
     SELECT id::text, granted IS NOT NULL, count, capacity, number, owner, \
-    <ms>at - coalesce(granted, joined)</ms>, <ms>least(expires, ends) - at</ms> \
-    FROM {schema}.claims, clock WHERE key = $1 AND least(expires, ends) > at ORDER BY number";
+        <ms>at - coalesce(granted, joined)</ms>, <ms>least(expires, ends) - at</ms>, number AS place, 0 \
+        FROM living \
+    UNION ALL \
+    SELECT concat('pg:', l.pid, ':', l.virtualtransaction), l.granted AND last IS NULL, 1, 1, 0, \
+        json_build_object('host', coalesce(host(client_addr), ''), 'label', concat_ws(', ', \
+            CASE WHEN l.pid IS NULL THEN 'prepared transaction' ELSE concat('transaction of ', usename) END, \
+            'backend ' || l.pid, nullif(application_name, '')))::text, \
+        <ms>at - xact_start</ms>, NULL, coalesce(last, 0), CASE WHEN l.granted THEN 1 ELSE 2 END \
+        FROM clock, held, pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE {transaction} \
+    ORDER BY 9, 10";
+
+/// Ends the session of the transaction that `pg_locks` shows so.
+const TERMINATE: &str = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l \
+    WHERE {transaction} AND l.pid = $2 AND l.virtualtransaction = $3";
 
 /// A page of the summaries of the keys behind `$1`, which begin with `$2` and end with `$3`. The planner
 /// stops at the limit, because the keys are read in their order.

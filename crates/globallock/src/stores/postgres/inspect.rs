@@ -4,20 +4,41 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::types::{FromSql, ToSql, Type};
 
 use super::answers::whole;
+use super::failure::{Failure, Kind};
 use super::{Postgres, not_ours};
-use crate::backend::{ClaimId, Entry, Summary};
+use crate::backend::{ClaimId, Entry, EntryKey, Release, Summary};
 use crate::error::Result;
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Permits;
+use crate::sync::{now, sleep_until};
 
 /// How many names come with one answer.
 const PAGE: i64 = 2000;
+/// The pause between two looks whether a backend has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// As many as the longest name has bytes: no text that begins with a prefix sorts behind it with these.
 const LAST: usize = crate::name::MAX_NAME_BYTES;
+
+/// Which user's own transaction it is.
+struct Transaction<'a> {
+    /// The process of its session; `None` if it is prepared, and waits for another session to end it.
+    backend: Option<i32>,
+    /// The name that the server gives it, as no other one of that backend.
+    name: &'a str,
+}
+
+impl<'a> Transaction<'a> {
+    /// Reads the key of an entry.
+    fn parse(key: &'a str) -> Option<Self> {
+        let (backend, name) = key.strip_prefix("pg:")?.split_once(':')?;
+        let backend = if backend.is_empty() { None } else { Some(backend.parse().ok()?) };
+        Some(Transaction { backend, name })
+    }
+}
 
 /// Reads a queue; `None` if the rows are not as they should be.
 pub(super) fn entries(rows: &[Row]) -> Option<Vec<Entry>> {
@@ -31,11 +52,15 @@ pub(super) fn entries(rows: &[Row]) -> Option<Vec<Entry>> {
         .collect()
 }
 
-/// A claim whose id, count, capacity, number and owner are in these columns.
+/// A claim, or a user's own transaction, whose id, count, capacity, number and owner are in these columns.
 fn entry(row: &Row, columns: (usize, usize, usize, usize, usize), held: bool) -> Option<Entry> {
-    let id = ClaimId::parse(&get::<String>(row, columns.0)?.replace('-', ""))?;
+    let id: &str = get(row, columns.0)?;
+    let key = match Transaction::parse(id) {
+        Some(_) => EntryKey::new(id),
+        None => ClaimId::parse(&id.replace('-', ""))?.into(),
+    };
     let permits = permits(row, columns.1, columns.2)?;
-    let mut entry = Entry::new(id.into(), held, permits, Owner::from_text(get(row, columns.4)?));
+    let mut entry = Entry::new(key, held, permits, Owner::from_text(get(row, columns.4)?));
     entry.fencing_token = whole(get(row, columns.3)?);
     Some(entry)
 }
@@ -61,6 +86,36 @@ fn count(row: &Row, column: usize) -> Option<usize> {
 }
 
 impl Postgres {
+    /// Ends the session of a user's own transaction that has the lock or asks for it, and waits until it has
+    /// ended.
+    ///
+    /// # Cancel safety
+    /// It is ended or not.
+    pub(super) async fn terminate(&self, name: &Name, entry: &EntryKey) -> Result<Release> {
+        let Some(Transaction { backend, name: transaction }) = Transaction::parse(entry.as_str()) else {
+            return Ok(Release::NotHeld);
+        };
+        let Some(backend) = backend else {
+            let reason = "a prepared transaction has no session that could be ended: COMMIT PREPARED or \
+                          ROLLBACK PREPARED ends it";
+            return Err(self.error(Failure::new(Kind::FailedPrecondition, reason)));
+        };
+        let key = self.key(name);
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&key, Type::TEXT), (&backend, Type::INT4), (&transaction, Type::TEXT)];
+        let (mut ended, until) = (Release::NotHeld, now() + self.config().timeout);
+        // It lives until it has heard the signal.
+        while !self.query(&self.calls.terminate, &parameters).await?.is_empty() {
+            ended = Release::Released;
+            if now() >= until {
+                let reason = "the backend was told to end, and has not ended yet";
+                return Err(self.error(Failure::new(Kind::NotNow, reason)));
+            }
+            sleep_until(now() + LOOK_AGAIN).await;
+        }
+        Ok(ended)
+    }
+
     /// The names that begin with `prefix` and have a claim, a page a request.
     pub(super) fn summaries<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         let first = format!("{}{prefix}", self.config().prefix);
@@ -70,7 +125,7 @@ impl Postgres {
             async move {
                 let Some(after) = after else { return Ok(None) };
                 self.are_ours().await?;
-                let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
+                let parameters: [(&(dyn ToSql + Sync), Type); 4] =
                     [(&after, Type::TEXT), (&first, Type::TEXT), (&last, Type::TEXT), (&PAGE, Type::INT8)];
                 let rows = self.query(&self.calls.list, &parameters).await?;
                 let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
@@ -111,5 +166,21 @@ impl Postgres {
             oldest_wait: span(row, 8)?,
             holder,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_transaction_is_read_and_nothing_else() {
+        for (text, expected) in [("pg:4711:3/12", (Some(4711), "3/12")), ("pg::-1/7", (None, "-1/7"))] {
+            let Transaction { backend, name } = Transaction::parse(text).unwrap();
+            assert_eq!((backend, name), expected, "{text}");
+        }
+        for text in ["", "pg:", "pg:4711", "pg:x:3/12", "foreign:?", "0123456789abcdef0123456789abcdef"] {
+            assert!(Transaction::parse(text).is_none(), "{text}");
+        }
     }
 }

@@ -355,8 +355,8 @@ impl Backend for Postgres {
     }
 
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
-        let Some(id) = entry.claim_id() else { return Ok(Release::NotHeld) };
         self.are_ours().await?;
+        let Some(id) = entry.claim_id() else { return self.terminate(name, entry).await };
         let arguments = [
             Argument::Text(&self.key(name)),
             Argument::Text(&id.to_string()),

@@ -43,7 +43,6 @@ for jar in zookeeper:libzookeeper-java slf4j-simple:libslf4j-java netty-codec:li
     curator-recipes:libcurator-recipes-java guava:libguava-java; do
     [ -e "/usr/share/java/${jar%%:*}.jar" ] || packages="$packages ${jar##*:}"
 done
-ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || packages="$packages libfaketime"
 need setpriv util-linux
 need unshare util-linux
 need ip iproute2

@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use std::io::{Error, Read, Result, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
+use super::clock::Clock;
 use super::{Cluster, Process, free_port, listens, wait_ready};
 
 /// The directory of Debian's jars.
@@ -42,9 +44,8 @@ pub struct Setup {
     pub user: Option<(String, String)>,
     /// More lines of the configuration. Default: none.
     pub more: String,
-    /// A file with the time of day that the servers see, as libfaketime takes it: such as `+2h`. It is read
-    /// at each look at the clock. Default: that of the host.
-    pub clock: Option<PathBuf>,
+    /// The clock that the servers see. Default: that of the host.
+    pub clock: Option<Arc<Clock>>,
 }
 
 /// An ensemble of one or more servers with a tick of 500 ms.
@@ -164,14 +165,8 @@ impl ZooKeeper {
         arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         arguments.push(configuration.display().to_string());
         let program = if let Some(clock) = &self.setup.clock {
-            let other_clock = [
-                format!("LD_PRELOAD={}", fake_clock()?.display()),
-                format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
-                "FAKETIME_NO_CACHE=1".to_owned(),
-                // It is set, and goes on as fast as before.
-                "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-                "java".to_owned(),
-            ];
+            let shown = clock.environment().map(|(name, path)| format!("{name}={}", path.display()));
+            let other_clock = shown.into_iter().chain(["java".to_owned()]);
             arguments.splice(..0, other_clock);
             "env"
         } else {
@@ -335,14 +330,6 @@ pub fn end_session(port: u16, session: u64) -> Result<()> {
     // The server closes the connection when the session has ended.
     stream.read_to_end(&mut Vec::new())?;
     Ok(())
-}
-
-/// The library that shows a program another time of day.
-fn fake_clock() -> Result<PathBuf> {
-    let of_machines = std::fs::read_dir("/usr/lib")?.flatten().map(|machine| machine.path());
-    let library = |machine: PathBuf| machine.join("faketime/libfaketimeMT.so.1");
-    let found = of_machines.map(library).find(|library| library.exists());
-    found.ok_or_else(|| Error::other("libfaketime is not installed: run apt-get install libfaketime"))
 }
 
 /// The password that a server gives to a session: sixteen bytes of `java.util.Random`, seeded with the

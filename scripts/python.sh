@@ -115,7 +115,7 @@ peers() {
 
 # How many interpreters are tested at once, each with its own servers: the tests wait twice as long as they
 # compute.
-AT_A_TIME=4
+AT_A_TIME=5
 
 test_all() {
     build

@@ -21,7 +21,7 @@ BUSY = "conformance crowds scenarios".split()
 #: What waits for nothing.
 COMPUTING = "model choices".split()
 #: Those that take longest, which begin: a long one that began last would run alone.
-LONGEST = "cli redis zookeeper etcd custom_store mutants hostile".split()
+LONGEST = "cli zookeeper custom_store etcd redis mutants postgres hostile".split()
 #: How many tests run at a time in one program, and in each of several: more than there are processors, since
 #: most wait.
 ALONE, EACH = 4, 3

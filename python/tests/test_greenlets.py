@@ -61,7 +61,7 @@ PROGRAMS = {
                     lockman.lock(name).acquire()
             except gevent.Timeout:
                 print("in time")
-            assert not lockman.lock(name, blocking_timeout=0.05).acquire()
+            assert not lockman.lock(name, blocking_timeout=0.5).acquire()
             while len(lockman.inspect(name)) > 1:
                 gevent.sleep(0.001)
     """,

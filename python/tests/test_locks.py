@@ -47,7 +47,7 @@ def test_several_locks_all_or_none(url, name):
     names = [f"{name}-{letter}" for letter in "cab"]
     with lockman.lock_all(names) as locks:
         assert locks.is_locked
-        with lockman.lock_all(["0", names[0]], blocking_timeout=0.2) as other:
+        with lockman.lock_all(["0", names[0]], blocking_timeout=1) as other:
             assert not other.is_locked
         assert lockman.lock("0", blocking=False).acquire()
 

@@ -109,7 +109,7 @@ def test_what_happens_to_locks_is_counted(reader, redis_server, name):
             eventually("it waits", lambda: reader.value("waiting", mode="mutex") == 1)
             assert reader.value("held", mode="mutex") == 1
             assert not lockman.lock(name, blocking=False).acquire()
-            assert not lockman.lock(name, blocking_timeout=0.05).acquire()
+            assert not lockman.lock(name, blocking_timeout=0.5).acquire()
         waiter.join(30)
         with lockman.rwlock(name).read():
             eventually("a reader holds", lambda: reader.value("held", mode="read") == 1)

@@ -164,15 +164,10 @@ impl ZooKeeper {
         arguments.extend(["-cp".to_owned(), class_path(&[])]);
         arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         arguments.push(configuration.display().to_string());
-        let program = if let Some(clock) = &self.setup.clock {
-            let shown = clock.environment().map(|(name, path)| format!("{name}={}", path.display()));
-            let other_clock = shown.into_iter().chain(["java".to_owned()]);
-            arguments.splice(..0, other_clock);
-            "env"
-        } else {
-            "java"
-        };
-        let started = Process::start(program, "default-jre-headless", &arguments, &self.log(server))?;
+        let environment = self.setup.clock.iter().flat_map(|clock| clock.environment());
+        let environment = environment.map(|(name, path)| (name, path.as_os_str()));
+        let log = self.log(server);
+        let started = Process::start_in(environment, "java", "default-jre-headless", &arguments, &log)?;
         self.servers[server].process = Some(started);
         Ok(())
     }
